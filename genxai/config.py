@@ -1,0 +1,205 @@
+"""Every option of a run, once: typed, described with its unit, validated.
+
+`Config` is the whole tree. Sections change the result of a run, except `run`, which says where and
+how it is executed; the signature of a run (`genxai.runs.run_signature`) covers everything else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+#: sections that name a run or say how it is executed; everything else changes what it computes
+WITHOUT_EFFECT = ("name", "run", "origin")
+
+
+class Section(BaseModel):
+    """A part of the tree: no unknown keys, no change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+
+class CaptionConfig(Section):
+    """How informative the captions are (docs/benchmark.md; text Bayes accuracy is a closed form of these)."""
+
+    exact: Probability = Field(0.5, description="q_c: probability that the caption names the class")
+    superclass: Probability = Field(0.3, description="q_s: probability that it names the super-class instead")
+    texture: Probability = Field(0.5, description="q_a: probability that it also names the texture")
+    flip: Probability = Field(0.05, description="eta: probability that a named class is a wrong one")
+    missing: Probability = Field(0.0, description="m: probability that there is no caption at all")
+
+    @model_validator(mode="after")
+    def _probabilities_sum(self) -> CaptionConfig:
+        if self.exact + self.superclass > 1.0 + 1e-12:
+            raise ValueError("exact + superclass must not exceed 1")
+        return self
+
+
+class DataConfig(Section):
+    """TexMM, the textured and captioned MNIST / Fashion-MNIST benchmark."""
+
+    dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="which images")
+    source: Literal["full", "embedded"] = Field(
+        "full", description="the complete data set, or the 3,000 + 1,000 images inside the package"
+    )
+    split: Literal["pooled", "canonical"] = Field(
+        "pooled", description="stratified 80/20 of all images (the paper's), or the data set's own train/test"
+    )
+    image_size: int = Field(28, ge=28, le=224, multiple_of=4, description="side of an image [px]")
+    mode: Literal["background", "overlay", "patch", "none"] = Field("background", description="where the texture lies")
+    rho: Probability = Field(
+        0.98, description="P(texture = pi(class)) in training; 0.1 means independent, 0 never aligned"
+    )
+    amplitude: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="texture amplitude, of full white")
+    val_fraction: Annotated[float, Field(gt=0.0, le=0.5)] = Field(0.1, description="share of train held out")
+    balanced_val_size: Count = Field(1000, description="at most this many held-out images with independent texture")
+    train_limit: Count | None = Field(None, description="use only this many training images (stratified); all if null")
+    test_limit: Count | None = Field(None, description="use only this many test images (stratified); all if null")
+    captions: CaptionConfig = Field(default_factory=CaptionConfig)
+
+
+class ImageEncoderConfig(Section):
+    """The visual branch: one activation map is explained, the last one gives the image tokens."""
+
+    name: Literal["small_cnn", "resnet18", "resnet50"] = "small_cnn"
+    width: Count = Field(32, description="channels of the small CNN's first layer (last: twice as many)")
+    input_size: int = Field(28, ge=28, le=448, description="images are resized to this before the encoder [px]")
+    cam_layer: Literal["", "layer2", "layer3", "layer4"] = Field(
+        "", description="ResNet block that is explained; '' is layer3 (14x14 at 224 px)"
+    )
+    weights: str = Field("none", description="'none', 'imagenet' (torchvision download) or a local .safetensors/.pth file")
+
+
+class TextEncoderConfig(Section):
+    """The text branch."""
+
+    name: str = Field("small", description="'small' (own WordPiece vocabulary) or any BERT: hub name or local folder")
+    width: Count = Field(64, description="hidden width of the small Transformer")
+    layers: Count = Field(2, description="layers of the small Transformer")
+    heads: Count = Field(4, description="heads of the small Transformer")
+    max_tokens: int = Field(24, ge=8, le=512, description="caption length [tokens]; longer captions are an error")
+    pretrained: bool = Field(True, description="load the named BERT's weights (false: its architecture only)")
+
+
+class GanConfig(Section):
+    """The conditional attention WGAN-GP."""
+
+    latent_dim: Count = Field(64, description="length of z")
+    width: Count = Field(32, description="channels at full resolution")
+    attention: Literal["residual", "literal", "none"] = Field(
+        "residual", description="Eq. 4: F(1 + gamma(HW alpha - 1)), alpha*F as printed, or off"
+    )
+    ema_decay: Probability = Field(0.999, description="decay of the averaged generator per generator step")
+
+
+class ModelConfig(Section):
+    """Networks."""
+
+    fusion: Literal["image", "text", "early", "cross"] = Field("cross", description="modalities and how they meet")
+    dim: Count = Field(128, description="shared token width d_f of the fusion")
+    heads: Count = Field(8, description="attention heads of the fusion (paper: 8)")
+    layers: Count = Field(2, description="cross-attention layers (paper: 2)")
+    hidden: Count = Field(256, description="hidden width of the MLP head (paper: 256)")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.3, description="dropout of the head (paper: 0.3)")
+    image: ImageEncoderConfig = Field(default_factory=ImageEncoderConfig)
+    text: TextEncoderConfig = Field(default_factory=TextEncoderConfig)
+    gan: GanConfig = Field(default_factory=GanConfig)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads, got dim={self.dim}, heads={self.heads}")
+        if self.text.name == "small" and self.text.width % self.text.heads:
+            raise ValueError(f"text.width must be a multiple of text.heads, got {self.text.width}, {self.text.heads}")
+        return self
+
+
+class ObjectiveConfig(Section):
+    """Loss weights of Eqs. 1, 2, 5 and 11."""
+
+    lambda_gp: NonNegative = Field(10.0, description="weight of the gradient penalty, Eq. 1 (paper: 10)")
+    lambda_bias: NonNegative = Field(0.1, description="weight of R_bias in the generator loss, Eq. 2 (paper: 0.1)")
+    lambda_attribution: NonNegative = Field(5.0, description="lambda_a: weight of R(M), Eq. 11")
+    n_critic: Count = Field(5, description="critic steps per generator step (paper: 5)")
+    bias_descriptor: str = Field("texture_energy", description="B(x), by its registered name")
+    bias_reference: Literal["balanced", "data"] = Field(
+        "balanced", description="E[B(x)] over texture-balanced training data, or over the data as it is (Eq. 5 as printed)"
+    )
+    bias_conditional: bool = Field(True, description="match E[B|y] per class, or only the marginal (Eq. 5 as printed)")
+
+
+class ReviseConfig(Section):
+    """Reveal-to-Revise: which samples are explained, what counts as a bias signal, what is done about it."""
+
+    enabled: bool = Field(True, description="correct flagged samples (false: only R(M) of Eq. 11 is active)")
+    method: Literal["grad_cam_plus_plus", "grad_cam"] = Field("grad_cam_plus_plus", description="Eq. 7-8, or plain Grad-CAM")
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.1, description="share of each real and each generated batch that is explained"
+    )
+    every: Count = Field(1, description="explain at every n-th generator step")
+    score: Literal["out_of_mask", "texture_evidence"] = Field(
+        "out_of_mask", description="share of map mass outside the mask, or on texture"
+    )
+    tau: Probability = Field(0.3, description="samples scoring above this are corrected")
+    weight: NonNegative = Field(5.0, description="weight of the correction in the classifier loss")
+    generator_weight: NonNegative = Field(0.1, description="weight of the correction in the generator loss")
+
+
+class TrainConfig(Section):
+    """The joint loop."""
+
+    epochs: Count = Field(10, description="passes over the training images by the classifier")
+    batch_size: Count = Field(32, description="images per batch (paper: 32)")
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    scheduler: Literal["cosine", "step", "constant"] = "cosine"
+    lr: Positive = Field(1e-3, description="learning rate of the classifier")
+    weight_decay: NonNegative = Field(1e-2, description="decoupled weight decay of the classifier")
+    gan_lr: Positive = Field(2e-4, description="learning rate of generator and critic")
+    gan_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.0, 0.9)
+    clip_norm: Positive | None = Field(None, description="clip gradient norms to this; null: no clipping")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type; penalties stay in fp32")
+    eval_every: Count = Field(1, description="epochs between evaluations")
+    patience: Count = Field(10, description="evaluations without a better val/accuracy before stopping early")
+    explain_samples: Count = Field(512, description="images of each split whose maps are scored at an evaluation")
+    threads: Count = Field(1, description="CPU threads of the run; fixed, because sums depend on it")
+
+
+class RunConfig(Section):
+    """Where and how a run is executed; nothing here can change its result or its signature."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto', 'cpu' or 'cuda[:n]'")
+    checkpoint_seconds: NonNegative = Field(60.0, description="wall time between checkpoints [s]; 0: at every step")
+    log_every: Count = Field(20, description="steps between progress lines and checks for non-finite losses")
+    trackers: tuple[str, ...] = Field(("tensorboard",), description="Accelerate trackers by name; empty: none")
+    pictures: bool = Field(True, description="write sample grids and attribution overlays at evaluations")
+
+
+class Origin(Section):
+    """Which sweep asked for the run, and as which trial."""
+
+    sweep: str
+    trial: int
+    stage: Literal["grid", "bayes", "rows"]
+    point: dict[str, Any]
+
+
+class Config(Section):
+    """A complete run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        "run", description="folder under RUNS that the run is kept in"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random, data composition included")
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    revise: ReviseConfig = Field(default_factory=ReviseConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+    origin: Origin | None = Field(None, description="set by launch/sweep.py")

@@ -1,0 +1,34 @@
+"""The errors a person is meant to read: each carries the exit code of the command that meets it."""
+
+EXIT_OK = 0
+EXIT_FAILED = 1  # the work was started and could not be finished
+EXIT_USAGE = 2  # what was asked for cannot be: nothing was started
+EXIT_STOPPED = 75  # stopped on request with everything saved; start again to go on (EX_TEMPFAIL)
+
+
+class GenxaiError(Exception):
+    """A problem outside the program (data, disk, cluster): one plain message, no traceback."""
+
+    exit_code = EXIT_FAILED
+
+
+class UsageError(GenxaiError):
+    """A wrong option, key or file: says what was given, what is allowed and where."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(GenxaiError):
+    """Missing, truncated or altered data; names the file and every way to get it."""
+
+
+class CheckpointError(GenxaiError):
+    """No usable checkpoint where one is needed."""
+
+
+class NonFiniteError(GenxaiError):
+    """A loss stopped being a number; names the term and the step."""
+
+    def __init__(self, term: str, step: int) -> None:
+        super().__init__(f"the loss term {term!r} is not finite at step {step}")
+        self.term, self.step = term, step

@@ -1,0 +1,304 @@
+"""The run directory: what the files are called, what state they mean, and how they are written.
+
+The only module that knows file names. Everything it writes survives a kill at any instant: files are
+published by rename after fsync, JSONL is appended line by line and a torn last line is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genxai.config import WITHOUT_EFFECT, Config
+from genxai.configfile import dump_config, validate
+from genxai.errors import GenxaiError
+
+
+class State(enum.StrEnum):
+    """What the files of a run say has happened to it."""
+
+    PENDING = "pending"  # no directory, or only the plan (config.yaml)
+    STARTED = "started"  # has been started; running, stopped or killed
+    DONE = "done"  # result.json
+    FAILED = "failed"  # FAILED.json
+
+
+def run_signature(config: Config, data_fingerprint: str) -> str:
+    """First 12 hex digits of the SHA-256 of everything that can change the result.
+
+    That is the resolved configuration without `WITHOUT_EFFECT`, and the content of the data. Numbers that are
+    equal are written equally (1 and 1.0 differ in no result).
+    """
+    effective = config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    text = canonical_json({"config": effective, "data": data_fingerprint})
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; the same for equal values. Raises ValueError for NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, RUNS/<sweep>/<signature>; reads and writes its files by name."""
+
+    path: Path
+
+    @property
+    def signature(self) -> str:
+        return self.path.name
+
+    @property
+    def sweep(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance_file(self) -> Path:
+        return self.path / "provenance.jsonl"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    @property
+    def trackers(self) -> Path:
+        return self.path / "trackers"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def failed_file(self) -> Path:
+        return self.path / "FAILED.json"
+
+    @property
+    def failures_file(self) -> Path:
+        """Earlier FAILED.json contents, one per line: what a retry moved out of the way."""
+        return self.path / "failures.jsonl"
+
+    @property
+    def progress_file(self) -> Path:
+        """Step and speed of a running run, for eyes only; may be missing or old."""
+        return self.path / "progress.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def state(self) -> State:
+        if self.result_file.exists():
+            return State.DONE
+        if self.failed_file.exists():
+            return State.FAILED
+        return State.STARTED if self.provenance_file.exists() else State.PENDING
+
+    def config(self) -> Config:
+        """The resolved configuration of the run."""
+        try:
+            tree = yaml.safe_load(self.config_file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise GenxaiError(f"{self.config_file}: cannot be read: {error}") from None
+        return validate(Config, tree, str(self.config_file))
+
+    def plan(self, config: Config) -> None:
+        """Make the directory and freeze the configuration, unless that has been done."""
+        make_folder(self.path)
+        if not self.config_file.exists():
+            write_atomic(self.config_file, dump_config(config))
+
+    def result(self) -> dict[str, Any]:
+        """Content of result.json; empty if the run is not done."""
+        return read_json(self.result_file)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Every recorded failure of the run, oldest first."""
+        current = read_json(self.failed_file)
+        return read_jsonl(self.failures_file) + ([current] if current else [])
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Held by the one process that trains the run; yields False if another holds it.
+
+        The lock says who may write, never what has been done; it vanishes with its process.
+        """
+        with exclusive(self.path / ".lock") as acquired:
+            yield acquired
+
+    def is_running(self) -> bool:
+        """Whether a process that shares this file system's locks is training the run now."""
+        return is_locked(self.path / ".lock")
+
+
+def find_runs(root: Path, sweep: str | None = None) -> list[Run]:
+    """All runs under RUNS (of one sweep), in a stable order."""
+    pattern = f"{sweep or '*'}/*/config.yaml"
+    return [Run(file.parent) for file in sorted(root.glob(pattern))]
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def make_folder(path: Path) -> None:
+    """mkdir -p whose failure is a message a person can act on."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GenxaiError(f"cannot make the folder {path}: {error.strerror}; choose another with --runs") from None
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Publish a file: temporary name, flush, fsync, rename, fsync of the folder."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish a JSON file; numbers that are not finite become null with a reason."""
+    write_atomic(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def append_jsonl(path: Path, *records: dict[str, Any]) -> None:
+    """Append whole lines in one write; mends a torn last line left by a kill or a full disk."""
+    text = "".join(json.dumps(finite(record), allow_nan=False) + "\n" for record in records)
+    with open(path, "ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.truncate(_whole_lines(path))
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> int:
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def finite(value: Any) -> Any:
+    """JSON-ready copy: NaN and infinities become null, the reason under `<key>_reason`."""
+    if isinstance(value, dict):
+        out = {}
+        for key, item in value.items():
+            out[str(key)] = finite(item)
+            if isinstance(item, float) and not math.isfinite(item):
+                out[f"{key}_reason"] = "not a number" if math.isnan(item) else "infinite"
+        return out
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A published JSON object; empty if there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise GenxaiError(f"{path}: cannot be read: {error}; remove it to have it computed again") from None
+    return value if isinstance(value, dict) else {}
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSONL file; a torn last line is ignored."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    records = []
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise GenxaiError(f"{path}: line {number} is not JSON") from None
+    return records
+
+
+# --- who is writing ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """An advisory lock tied to this process; yields whether it was free. Never waits."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds `exclusive(path)`."""
+    if not path.exists():
+        return False
+    with exclusive(path) as free:
+        return not free
