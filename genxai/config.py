@@ -73,7 +73,9 @@ class ImageEncoderConfig(Section):
     cam_layer: Literal["", "layer2", "layer3", "layer4"] = Field(
         "", description="ResNet block that is explained; '' is layer3 (14x14 at 224 px)"
     )
-    weights: str = Field("none", description="'none', 'imagenet' (torchvision download) or a local .safetensors/.pth file")
+    weights: str = Field(
+        "none", description="'none', 'imagenet' (torchvision download) or a local .safetensors/.pth file"
+    )
 
 
 class TextEncoderConfig(Section):
@@ -129,7 +131,8 @@ class ObjectiveConfig(Section):
     n_critic: Count = Field(5, description="critic steps per generator step (paper: 5)")
     bias_descriptor: str = Field("texture_energy", description="B(x), by its registered name")
     bias_reference: Literal["balanced", "data"] = Field(
-        "balanced", description="E[B(x)] over texture-balanced training data, or over the data as it is (Eq. 5 as printed)"
+        "balanced",
+        description="E[B(x)] over texture-balanced training data, or over the data as it is (Eq. 5 as printed)",
     )
     bias_conditional: bool = Field(True, description="match E[B|y] per class, or only the marginal (Eq. 5 as printed)")
 
@@ -138,7 +141,9 @@ class ReviseConfig(Section):
     """Reveal-to-Revise: which samples are explained, what counts as a bias signal, what is done about it."""
 
     enabled: bool = Field(True, description="correct flagged samples (false: only R(M) of Eq. 11 is active)")
-    method: Literal["grad_cam_plus_plus", "grad_cam"] = Field("grad_cam_plus_plus", description="Eq. 7-8, or plain Grad-CAM")
+    method: Literal["grad_cam_plus_plus", "grad_cam"] = Field(
+        "grad_cam_plus_plus", description="Eq. 7-8, or plain Grad-CAM"
+    )
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.1, description="share of each real and each generated batch that is explained"
     )
