@@ -134,7 +134,7 @@ class ObjectiveConfig(Section):
         "balanced",
         description="E[B(x)] over texture-balanced training data, or over the data as it is (Eq. 5 as printed)",
     )
-    bias_conditional: bool = Field(True, description="match E[B|y] per class, or only the marginal (Eq. 5 as printed)")
+    bias_conditional: bool = Field(True, description="match E[B|y] per class, or only the marginal (Eq. 5)")
 
 
 class ReviseConfig(Section):
@@ -178,7 +178,7 @@ class TrainConfig(Section):
 class RunConfig(Section):
     """Where and how a run is executed; nothing here can change its result or its signature."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto', 'cpu' or 'cuda[:n]'")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto' takes a GPU if there is one")
     checkpoint_seconds: NonNegative = Field(60.0, description="wall time between checkpoints [s]; 0: at every step")
     log_every: Count = Field(20, description="steps between progress lines and checks for non-finite losses")
     trackers: tuple[str, ...] = Field(("tensorboard",), description="Accelerate trackers by name; empty: none")
@@ -208,3 +208,12 @@ class Config(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     origin: Origin | None = Field(None, description="set by launch/sweep.py")
+
+    @model_validator(mode="after")
+    def _text_has_no_map(self) -> Config:
+        explains = self.revise.enabled or self.objective.lambda_attribution > 0
+        if self.model.fusion == "text" and explains:
+            raise ValueError(
+                "model.fusion=text has no image map: set revise.enabled=false and objective.lambda_attribution=0"
+            )
+        return self

@@ -126,8 +126,9 @@ def _explain(model: type[BaseModel], problem: Any, where: str, overridden: set[s
     field = find_field(model, key)
     allowed = f"; allowed: {_allowed(field)}" if field else ""
     message = problem["msg"].removeprefix("Value error, ")
-    shown = "a section" if isinstance(value, dict) else repr(value)
-    return f"{place}: {key or 'the file'}: {message[:1].lower()}{message[1:]}, got {shown}{allowed}"
+    if isinstance(value, dict):  # a rule about several keys says itself what it got
+        return f"{place}: {key + ': ' if key else ''}{message}"
+    return f"{place}: {key}: {message[:1].lower()}{message[1:]}, got {value!r}{allowed}"
 
 
 def _allowed(field: FieldInfo) -> str:

@@ -146,6 +146,11 @@ class Run:
         current = read_json(self.failed_file)
         return read_jsonl(self.failures_file) + ([current] if current else [])
 
+    def newest_pictures(self) -> list[Path]:
+        """The latest picture of each kind (samples, attribution), whose names end in the step."""
+        latest = {path.stem.rpartition("-")[0]: path for path in sorted(self.pictures.glob("*.png"))}
+        return sorted(latest.values())
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
         """Held by the one process that trains the run; yields False if another holds it.

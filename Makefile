@@ -1,0 +1,47 @@
+# Two commands to start: `make quickstart` and `make test`. Everything is installed into $(VENV) on first use.
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs
+TABLES ?= tables
+BIN := $(VENV)/bin
+export UV_HTTP_TIMEOUT ?= 300
+# compiled extensions of DeepSpeed depend on the torch of this environment
+export TORCH_EXTENSIONS_DIR ?= $(abspath $(VENV))/torch_extensions
+
+.PHONY: help setup quickstart test test-all check lint benchmark clean
+
+help:
+	@echo "make quickstart   set up, run a small sweep of the full method on real data, print its table"
+	@echo "make test         set up, run the tests (minutes);  make test-all: the slow ones too"
+	@echo "make check        lint, types and tests;            make benchmark: where the time of a step goes"
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: pyproject.toml constraints.txt
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==0.13.8; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: setup
+	$(BIN)/python launch/sweep.py sweeps/quickstart.yaml --cluster local --max-parallel 2 --runs $(RUNS)
+	$(BIN)/python analysis/make_tables.py --runs $(RUNS) --out $(TABLES)
+	@$(BIN)/python launch/status.py $(RUNS) --pictures
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+benchmark: setup
+	$(BIN)/python analysis/benchmark.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

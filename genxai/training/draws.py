@@ -1,0 +1,68 @@
+"""Every random choice of the joint loop as a pure function of (seed, step, position in the global batch).
+
+Nothing here has a state, so a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from genxai.data.counter_rng import derive_seed, integers, permutation, uniform
+
+
+@dataclass
+class Draws:
+    """Draws for the positions of the global batch that this process computes.
+
+    seed: the run's seed. train_size: images in the training split. batch_size: the global batch.
+    positions: int64 [b], this process's places in the global batch.
+    """
+
+    seed: int
+    train_size: int
+    batch_size: int
+    positions: Tensor
+    _epoch: tuple[int, Tensor] = field(init=False, default=(-1, torch.empty(0)), repr=False)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.train_size / self.batch_size)
+
+    def seed_everything(self, step: int) -> None:
+        """Global generators (dropout uses them) for one step; stateless across steps."""
+        torch.manual_seed(derive_seed(self.seed, "step", step))
+
+    def critic_indices(self, step: int, turn: int) -> Tensor:
+        """Training indices [b] of the turn-th critic update; uniform with replacement."""
+        return integers(self.seed, "critic-batch", self.train_size, step, turn, self.positions)
+
+    def classifier_indices(self, step: int) -> Tensor:
+        """Training indices [b] of the classifier update: one permutation per epoch, wrapped at its end."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            order = permutation(self.seed, "epoch", self.train_size, epoch, device=self.positions.device)
+            self._epoch = (epoch, order)
+        return self._epoch[1][(within * self.batch_size + self.positions) % self.train_size]
+
+    def paired_indices(self, step: int) -> Tensor:
+        """Training indices [b] whose labels the generator step uses, each label at two positions.
+
+        Two independent samples per label are what the unbiased estimate of Eq. 5 needs.
+        """
+        return integers(self.seed, "generator-batch", self.train_size, step, self.positions // 2)
+
+    def latents(self, stream: str, length: int, step: int, turn: int = 0) -> Tensor:
+        """z ~ N(0, 1), float32 [b, length], by the Box-Muller transform."""
+        columns = torch.arange(length, device=self.positions.device)
+        counters = (step, turn, self.positions[:, None], columns[None, :])
+        radius = uniform(self.seed, f"{stream}-radius", *counters)
+        angle = uniform(self.seed, f"{stream}-angle", *counters)
+        return torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
+
+    def epsilon(self, step: int, turn: int) -> Tensor:
+        """epsilon ~ U[0, 1) of Eq. 3, one per sample, [b]."""
+        return uniform(self.seed, "penalty", step, turn, self.positions)

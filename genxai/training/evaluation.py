@@ -1,0 +1,132 @@
+"""Numbers of a classifier and a generator on named splits; training state is left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genxai.config import Config
+from genxai.data import Sample, TexMM
+from genxai.errors import CheckpointError
+from genxai.explain import resize_map
+from genxai.fairness import bias_loss
+from genxai.metrics import classification_metrics, counterfactual_flip_rate, localisation_metrics
+from genxai.models import FusionClassifier
+from genxai.runs import Run
+from genxai.training import checkpoints
+from genxai.training.draws import Draws
+from genxai.training.experiment import EVALUATION_BATCH, Experiment, choose_device
+from genxai.training.objectives import attribution_map, plain_forward
+
+#: splits that may choose something (early stopping, a sweep's point) and those that only report
+VALIDATION_SPLITS = ("val", "val_balanced")
+TEST_SPLITS = ("test", "test_unbiased", "test_conflict", "test_counterfactual")
+#: splits whose attribution maps are scored
+EXPLAINED_SPLITS = ("val", "test", "test_unbiased")
+#: generated images that the generator's numbers are means over
+GENERATED = 1000
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Outputs over a whole split: probabilities [N, K], and for explained samples maps [n, h, w] and masks."""
+
+    probabilities: Tensor
+    maps: Tensor | None
+    masks: Tensor | None
+
+
+def evaluate_split(classifier: nn.Module, config: Config, split: str, device: torch.device) -> Metrics:
+    """Metrics of one split, keyed `<split>/<metric>`, in [0, 1]."""
+    data = TexMM(config, split, device)
+    explained = min(config.train.explain_samples, len(data)) if split in EXPLAINED_SPLITS else 0
+    with evaluating(classifier):
+        found = predict(classifier, config, data, explained)
+    if split == "test_counterfactual":
+        values = {"flip_rate": counterfactual_flip_rate(found.probabilities.argmax(1))}
+    else:
+        values = classification_metrics(found.probabilities, data.labels, data.textures, data.aligned)
+    if found.maps is not None and found.masks is not None:
+        values |= localisation_metrics(found.maps, found.masks)
+    return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def predict(classifier: nn.Module, config: Config, data: TexMM, explained: int) -> Predictions:
+    """Probabilities for all of a split and maps of the predicted class for its first `explained` samples."""
+    forward = plain_forward(classifier)
+    probabilities, maps, masks = [], [], []
+    for indices in torch.arange(len(data), device=data.labels.device).split(EVALUATION_BATCH):
+        sample = data.batch(indices)
+        with torch.no_grad():
+            prediction = forward(sample.images, sample.tokens, sample.token_mask)
+        probabilities.append(prediction.logits.float().softmax(1))
+    if config.model.fusion != "text":
+        for indices in torch.arange(explained, device=data.labels.device).split(EVALUATION_BATCH // 4):
+            sample = data.batch(indices)
+            maps.append(explain(classifier, sample, config.revise.method))
+            masks.append(sample.masks)
+    return Predictions(torch.cat(probabilities), torch.cat(maps) if maps else None, torch.cat(masks) if masks else None)
+
+
+def explain(classifier: nn.Module, sample: Sample, method: str) -> Tensor:
+    """Maps [B, h, w] of the class the classifier predicts, which is all a user would know."""
+    with torch.enable_grad():
+        prediction = plain_forward(classifier)(sample.images, sample.tokens, sample.token_mask)
+        return attribution_map(prediction, prediction.logits.argmax(1), method, create_graph=False).detach()
+
+
+@torch.no_grad()
+def evaluate_generator(experiment: Experiment) -> Metrics:
+    """The averaged generator against the reference of Eq. 5, on a fixed set of latents and class labels."""
+    config, device = experiment.config, experiment.device
+    draws = Draws(config.seed, len(experiment.train), GENERATED, torch.arange(GENERATED, device=device))
+    labels = torch.arange(GENERATED, device=device) % experiment.train.num_classes
+    latents = draws.latents("evaluation", config.model.gan.latent_dim, 0)
+    with evaluating(experiment.average):
+        forward = plain_forward(experiment.average)
+        parts = zip(latents.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+        features = torch.cat([experiment.descriptor(forward(z, y)) for z, y in parts])
+    return {"generator/bias_gap": bias_loss(features, labels, experiment.reference).item()}
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """eval() for the duration; every submodule's own mode is restored."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
+    """Metrics of the classifier that a run's newest intact checkpoint keeps; reads only.
+
+    Raises CheckpointError when there is none.
+    """
+    found = checkpoints.latest(run.checkpoints)
+    if found is None:
+        raise CheckpointError(f"{run.path} has no checkpoint yet; start it with launch/train.py {run.path}")
+    saved, _ = found
+    config = run.config()
+    torch.set_num_threads(config.train.threads)
+    device = torch.device(choose_device(config))
+    data = TexMM(config, splits[0], device)
+    classifier = FusionClassifier(config.model, data.num_classes, data.vocab_size)
+    classifier.load_state_dict(saved["loop"]["best"] or saved["modules"]["classifier"])
+    classifier.to(device)
+    return {name: value for split in splits for name, value in evaluate_split(classifier, config, split, device).items()}
+
+
+def full_size_maps(maps: Tensor, images: Tensor) -> Tensor:
+    """Maps [B, h, w] resized to the images and scaled to [0, 1] each, for looking at only."""
+    sized = resize_map(maps, images.shape[-1])
+    return sized / sized.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)

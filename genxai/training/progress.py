@@ -1,0 +1,161 @@
+"""What a run says while it trains: a live bar or plain lines, progress.json for others, log.txt for later."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from genxai.errors import NonFiniteError
+from genxai.runs import Run
+
+#: seconds between updates of progress.json
+INTERVAL = 1.0
+_NEVER = torch.iinfo(torch.int64).max
+
+
+class LossMeter:
+    """Means of the loss terms since the last look, and the first step at which one was not finite.
+
+    Updates stay on the device; only `drain` and `check` wait for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.names: list[str] = []
+        self.totals = torch.zeros(0, device=device)
+        self.first_bad = torch.zeros(0, device=device)
+        self.count = 0
+
+    def update(self, step: int, terms: dict[str, Tensor]) -> None:
+        if not self.names:
+            self.names = list(terms)
+            self.totals = torch.zeros(len(terms), device=self.device)
+            self.first_bad = torch.full((len(terms),), _NEVER, dtype=torch.int64, device=self.device)
+        values = torch.stack([terms[name].float() for name in self.names])
+        self.totals += values
+        self.first_bad = torch.where(values.isfinite(), self.first_bad, self.first_bad.clamp_max(step))
+        self.count += 1
+
+    def check(self) -> None:
+        """Raise NonFiniteError for the term that failed first."""
+        steps = self.first_bad.tolist()
+        if steps and min(steps) != _NEVER:
+            raise NonFiniteError(self.names[steps.index(min(steps))], min(steps))
+
+    def drain(self) -> dict[str, float]:
+        self.check()
+        means = (self.totals / max(self.count, 1)).tolist()
+        self.totals.zero_()
+        self.count = 0
+        return dict(zip(self.names, means, strict=True))
+
+
+class Reporter:
+    """Shows the losses, images per second and time left of one run."""
+
+    def __init__(self, run: Run, steps: int, images_per_step: int, show: bool) -> None:
+        self.run, self.steps, self.images_per_step = run, steps, images_per_step
+        self._console = Console(file=sys.stderr)
+        self._bar = self._make_bar() if show and self._console.is_terminal else None
+        self._task = self._bar.add_task(run.signature, total=steps, losses="") if self._bar else None
+        self._lines = show and self._bar is None
+        self._started: tuple[float, int] | None = None
+        self._written = self._printed = 0.0
+
+    def _make_bar(self) -> Progress:
+        columns = ("[bold]{task.description}", "{task.fields[losses]}")
+        return Progress(
+            TextColumn(columns[0]),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn(columns[1]),
+            console=self._console,
+        )
+
+    def __enter__(self) -> Reporter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, losses: dict[str, float]) -> None:
+        """Tell how far the run is; `losses` are means since the last call."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = (now, step)
+        elapsed, done = now - self._started[0], step - self._started[1]
+        speed = done * self.images_per_step / elapsed if elapsed > 0 else 0.0
+        left = (self.steps - step) * elapsed / done if done else None
+        text = _describe(losses, speed)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, losses=text)
+        if self._lines and now - self._printed > 10:
+            self._printed = now
+            eta = f"eta {left:.0f} s" if left is not None else "eta unknown"
+            self._console.print(f"step {step}/{self.steps} {eta} {text}", highlight=False, soft_wrap=True)
+        if now - self._written > INTERVAL or step == self.steps:
+            self._written = now
+            self._publish(step, speed, left)
+
+    def say(self, message: str) -> None:
+        """A line worth keeping: to the terminal if shown, and to log.txt."""
+        logging.getLogger("genxai").info(message)
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False)
+        elif self._lines:
+            self._console.print(message, highlight=False, soft_wrap=True)
+
+    def _publish(self, step: int, speed: float, left: float | None) -> None:
+        # for eyes only: renamed so that no reader sees half of it, not fsynced since losing it harms nobody
+        record = {
+            "step": step,
+            "steps": self.steps,
+            "images_per_second": round(speed, 1),
+            "eta_seconds": None if left is None else round(left, 1),
+            "updated": time.time(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        temporary = self.run.path / f".progress.{os.getpid()}"
+        temporary.write_text(json.dumps(record))
+        temporary.replace(self.run.progress_file)
+
+
+def _describe(losses: dict[str, float], speed: float) -> str:
+    short = " ".join(f"{name.split('/')[0][0]}.{name.split('/')[1][:5]} {value:.3g}" for name, value in losses.items())
+    return f"{speed:.0f} img/s {short}"
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Messages of this package, appended to the run's log.txt for the duration."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("genxai")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()

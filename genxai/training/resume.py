@@ -1,0 +1,116 @@
+"""What must be saved so that a run goes on as if nothing had happened, and putting it back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genxai.errors import CheckpointError
+from genxai.runs import Run
+from genxai.training import checkpoints
+from genxai.training.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LoopState:
+    """Where the loop is. Everything else it needs is a function of the configuration."""
+
+    step: int = 0  # generator steps finished
+    best_accuracy: float | None = None  # val/accuracy of the kept classifier
+    best_epoch: int = 0
+    stale: int = 0  # evaluations since the best one
+    stopped_early: bool = False
+    seconds: float = 0.0  # of training so far, over all starts
+    steps_redone: int = 0  # computed again because a kill lost them
+    best: dict[str, torch.Tensor] | None = None  # the kept classifier
+
+
+def save(run: Run, experiment: Experiment, state: LoopState) -> None:
+    """Publish a checkpoint of the loop at a step boundary."""
+    scaler = experiment.accelerator.scaler
+    checkpoints.publish(
+        run.checkpoints,
+        state.step,
+        {
+            "modules": {name: module.state_dict() for name, module in experiment.modules().items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in experiment.optimizers.items()},
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "loop": {field.name: getattr(state, field.name) for field in fields(state)},
+            "random": random_state(),
+            "lengths": {path.name: _length(path) for path in _appended(run)},
+        },
+    )
+
+
+def restore(run: Run, experiment: Experiment) -> LoopState:
+    """The loop as last checkpointed, or at step 0; lines written after the checkpoint are cut off and redone."""
+    try:
+        found = checkpoints.latest(run.checkpoints)
+    except CheckpointError as problem:
+        log.warning("%s; starting from step 0, which gives the same run", problem)
+        found = None
+    if found is None:
+        _truncate(run, {})
+        return LoopState()
+    saved, path = found
+    for name, module in experiment.modules().items():
+        module.load_state_dict(saved["modules"][name])
+    for name, optimizer in experiment.optimizers.items():
+        optimizer.load_state_dict(saved["optimizers"][name])
+    if saved["scaler"] is not None and experiment.accelerator.scaler is not None:
+        experiment.accelerator.scaler.load_state_dict(saved["scaler"])
+    restore_random_state(saved["random"])
+    _truncate(run, saved["lengths"])
+    state = LoopState(**saved["loop"])
+    log.info("resumed from %s at step %d", path.name, state.step)
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """All global generators. The loop reseeds them each step; what else may draw from them is kept in step too."""
+    version, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    python = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(version), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "python": [python[0], list(python[1]), python[2]],
+    }
+
+
+def restore_random_state(saved: dict[str, Any]) -> None:
+    """Put back what `random_state` took; GPU generators only as far as this machine has GPUs."""
+    torch.set_rng_state(saved["torch"])
+    if torch.cuda.is_available():
+        for device, value in zip(range(torch.cuda.device_count()), saved["cuda"], strict=False):
+            torch.cuda.set_rng_state(value, device)
+    version, keys, position, has_gauss, gauss = saved["numpy"]
+    np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, keys, gauss = saved["python"]
+    random.setstate((version, tuple(keys), gauss))
+
+
+def _appended(run: Run) -> tuple[Path, ...]:
+    return run.metrics_file, run.ledger_file
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _truncate(run: Run, lengths: dict[str, int]) -> None:
+    for path in _appended(run):
+        length = lengths.get(path.name, 0)
+        if _length(path) < length:
+            log.warning("%s is shorter than at the checkpoint: lines were lost from outside", path.name)
+        elif _length(path) > length:
+            os.truncate(path, length)

@@ -1,0 +1,137 @@
+"""Train the run of one directory to its end, whatever has been done of it before."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+import traceback
+from typing import Any
+
+import torch
+
+from genxai.config import Config
+from genxai.errors import GenxaiError, NonFiniteError, UsageError
+from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_json
+from genxai.training import checkpoints, resume
+from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
+from genxai.training.experiment import Experiment, build
+from genxai.training.loop import Loop
+from genxai.training.progress import Reporter, logging_to
+from genxai.training.provenance import describe_start
+from genxai.training.resume import LoopState
+from genxai.training.stopping import StopFlag, listening
+
+log = logging.getLogger(__name__)
+#: how long to wait for a lock that a status command may be probing [s]
+PATIENCE = 3.0
+
+
+class Outcome(enum.StrEnum):
+    """How a call of `train` ended."""
+
+    DONE = "done"
+    STOPPED = "stopped"  # asked to stop; saved; start again to go on
+    FAILED = "failed"  # FAILED.json says why
+    BUSY = "busy"  # another process is training this run
+
+
+def train(run: Run, *, show_progress: bool = False) -> Outcome:
+    """Train a planned run (config.yaml exists) until it is done, stopped or failed; idempotent.
+
+    Problems that the user can mend before a step is made (UsageError, a full disk) are raised and leave no
+    FAILED.json; an exception in training is recorded there.
+    """
+    config = run.config()
+    with listening() as stop:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with run.lock() as acquired:
+                if acquired:
+                    return _train(run, config, stop, show_progress)
+            if time.monotonic() > deadline:
+                return Outcome.BUSY
+            time.sleep(0.2)
+
+
+def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool) -> Outcome:
+    if run.state is State.DONE:
+        return Outcome.DONE
+    if run.state is State.FAILED:
+        append_jsonl(run.failures_file, read_json(run.failed_file))
+        run.failed_file.unlink()
+    torch.set_num_threads(config.train.threads)
+    with logging_to(run.log_file):
+        step = 0
+        try:
+            experiment = build(config, run.trackers)
+            state = resume.restore(run, experiment)
+            _note_start(run, experiment, state)
+            experiment.accelerator.init_trackers("genxai")
+            images = config.train.batch_size * (config.objective.n_critic + 2)
+            with Reporter(run, experiment.steps, images, show_progress) as reporter:
+                loop = Loop(run, experiment, state, stop, reporter)
+                try:
+                    finished = loop.fit()
+                finally:
+                    step = state.step
+                    experiment.accelerator.end_training()
+                if not finished:
+                    log.info("stopped by %s at step %d, saved", stop.signal.name if stop.signal else "?", state.step)
+                    return Outcome.STOPPED
+                _finish(run, loop)
+        except (UsageError, OSError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            return _record_failure(run, error, step)
+    return Outcome.DONE
+
+
+def _note_start(run: Run, experiment: Experiment, state: LoopState) -> None:
+    """Append to provenance.jsonl and count what a kill has lost since the checkpoint."""
+    starts = read_jsonl(run.provenance_file)
+    reached = read_json(run.progress_file).get("step", 0) if starts else 0
+    state.steps_redone += max(0, int(reached) - state.step)
+    line = describe_start(experiment.device, experiment.train.provenance, state.step, len(starts))
+    append_jsonl(run.provenance_file, line)
+    log.info("start %d at step %d of %d on %s", len(starts), state.step, experiment.steps, line["device"])
+
+
+def _finish(run: Run, loop: Loop) -> None:
+    """Evaluate the kept classifier on every split and publish result.json, the last file of a run."""
+    experiment, state = loop.experiment, loop.state
+    classifier = loop.kept_classifier()
+    metrics: dict[str, float] = {}
+    for split in (*VALIDATION_SPLITS, *TEST_SPLITS):
+        metrics |= evaluate_split(classifier, experiment.config, split, experiment.device)
+    metrics |= evaluate_generator(experiment)
+    loop.tick()
+    states = {name: module.state_dict() for name, module in experiment.modules().items()}
+    result: dict[str, Any] = {
+        "signature": run.signature,
+        "seed": experiment.config.seed,
+        "metrics": metrics,
+        "parameters_sha256": checkpoints.digest({**states, "best": classifier.state_dict()}),
+        "steps": state.step,
+        "best_epoch": state.best_epoch,
+        "stopped_early": state.stopped_early,
+        "seconds": round(state.seconds, 3),
+        "restarts": len(read_jsonl(run.provenance_file)) - 1,
+        "steps_redone": state.steps_redone,
+        "device": str(experiment.device),
+        "selected_on": "val/accuracy",
+    }
+    write_json(run.result_file, result)
+    loop.reporter.say("done: " + " ".join(f"{name} {metrics[name]:.3f}" for name in ("val/accuracy", "test/accuracy")))
+
+
+def _record_failure(run: Run, error: Exception, step: int) -> Outcome:
+    text = "".join(traceback.format_exception(error))
+    log.error("failed at step %d: %s", step, text)
+    record = {"exception": type(error).__name__, "message": str(error), "step": step, "time": time.time()}
+    if isinstance(error, NonFiniteError):
+        record |= {"term": error.term, "step": error.step}
+    # a message meant for people needs no traceback to be understood
+    record["traceback"] = None if isinstance(error, GenxaiError) else text
+    write_json(run.failed_file, record)
+    return Outcome.FAILED

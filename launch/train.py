@@ -1,0 +1,93 @@
+"""Train one run: a preset or YAML with overrides, or a run directory to go on with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from genxai.config import Config
+from genxai.configfile import load_config
+from genxai.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, UsageError
+from genxai.runs import Run, run_signature
+from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
+
+DESCRIPTION = """
+Train one run. Its directory is RUNS/<name>/<signature>, where the signature covers everything that can change the
+result: the same configuration is never computed twice, and a run that was killed or stopped goes on, bit for bit.
+
+exit codes: 0 done, 1 failed (FAILED.json says why), 2 wrong usage, 75 stopped on request with everything saved.
+"""
+EXAMPLES = """
+  python launch/train.py tiny                              the whole method in under half a minute
+  python launch/train.py cpu train.epochs=3 model.fusion=early --runs results
+  python launch/train.py my.yaml objective.lambda_bias=1   a YAML file of your own
+  python launch/train.py runs/tiny/0123456789ab            go on with a run directory
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_command(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = make_parser("train.py", DESCRIPTION, EXAMPLES)
+    parser.add_argument("words", nargs="+", metavar="SOURCE [key=value ...]", help="preset, YAML or run directory")
+    add_runs_option(parser)
+    parser.add_argument("--json", action="store_true", help="print result.json instead of a summary")
+    parser.add_argument("--quiet", action="store_true", help="no progress display")
+    options = parser.parse_intermixed_args(argv)
+    source, overrides = split_overrides(options.words, "preset, YAML or run directory")
+    if source is None:
+        raise UsageError("which preset, YAML file or run directory? for example: train.py tiny")
+    run = planned_run(source, overrides, runs_folder(options.runs))
+    print(f"run {run.signature} in {run.path}", file=sys.stderr)
+
+    from genxai.training import Outcome, train  # late: torch takes seconds to import
+
+    outcome = train(run, show_progress=not options.quiet)
+    if outcome is Outcome.BUSY:
+        print(f"{run.path} is being trained by another process; see launch/status.py", file=sys.stderr)
+        return EXIT_FAILED
+    if outcome is Outcome.FAILED:
+        print(f"failed: {run.failures()[-1]['message']}; details in {run.failed_file}", file=sys.stderr)
+        return EXIT_FAILED
+    if outcome is Outcome.STOPPED:
+        print("stopped with everything saved; start the same command again to go on", file=sys.stderr)
+        return EXIT_STOPPED
+    print(json.dumps(run.result(), indent=1) if options.json else summary(run))
+    return EXIT_OK
+
+
+def planned_run(source: str, overrides: Sequence[str], runs: Path) -> Run:
+    """The run directory of a source, made and with its configuration frozen."""
+    folder = Path(source)
+    if (folder / "config.yaml").is_file() and not overrides:
+        return Run(folder.absolute())
+    config = load_config(source, overrides)
+    run = Run(runs / config.name / signature(config))
+    run.plan(config)
+    return run
+
+
+def signature(config: Config) -> str:
+    """The signature of a configuration with the data it names."""
+    from genxai.data import fingerprint
+
+    return run_signature(config, fingerprint(config.data))
+
+
+def summary(run: Run) -> str:
+    """The final metrics and where the pictures are, for reading."""
+    result = run.result()
+    lines = [f"done in {result['seconds']:.0f} s of training, {result['steps']} steps, {result['restarts']} restarts"]
+    for name, value in result["metrics"].items():
+        lines.append(f"  {name:38s} {'not a number' if value is None else format(value, '.4f')}")
+    lines += [f"  picture {path}" for path in run.newest_pictures()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

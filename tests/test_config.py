@@ -1,0 +1,110 @@
+"""Contract 1: one typed tree; a wrong key or value ends the program with one message that helps."""
+
+import pytest
+import yaml
+
+from genxai.config import Config
+from genxai.configfile import dotted_keys, dump_config, find_field, load_config, preset_names, validate
+from genxai.errors import UsageError
+
+
+def message(*overrides: str, source: str = "tiny") -> str:
+    with pytest.raises(UsageError) as caught:
+        load_config(source, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_the_presets_ship_with_the_package_and_are_valid():
+    assert preset_names() == ["cpu", "paper", "tiny"]
+    for name in preset_names():
+        assert load_config(name).name == name
+
+
+def test_overrides_are_read_as_yaml_on_top_of_the_preset():
+    config = load_config("tiny", ["train.epochs=7", "model.fusion=early", "train.lr=1e-3", "train.clip_norm=null"])
+    assert (config.train.epochs, config.model.fusion, config.train.lr, config.train.clip_norm) == (
+        7,
+        "early",
+        1e-3,
+        None,
+    )
+
+
+def test_a_yaml_file_is_a_source_and_names_the_run(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {epochs: 2}\n")
+    config = load_config(path)
+    assert config.name == "mine" and config.train.epochs == 2
+
+
+def test_the_dumped_configuration_is_complete_and_gives_the_same_one():
+    config = load_config("tiny", ["objective.lambda_gp=3"])
+    tree = yaml.safe_load(dump_config(config))
+    assert validate(Config, tree, "dump") == config
+    for key in dotted_keys(Config):
+        value = tree
+        for part in key.split("."):
+            if value is None:
+                break
+            assert part in value, key
+            value = value[part]
+
+
+def test_an_unknown_key_is_named_with_the_nearest_valid_one():
+    text = message("objective.lamda_gp=1")
+    assert "command line" in text and "'objective.lamda_gp'" in text and "'objective.lambda_gp'" in text
+
+
+def test_a_wrong_value_says_where_what_was_given_and_what_is_allowed(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("objective: {lambda_bias: -1}\n")
+    text = message(source=str(path))
+    assert str(path) in text and "objective.lambda_bias" in text and "-1" in text and ">= 0" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("objective.lambda_gp=-1", ">= 0"),
+        ("objective.lambda_gp=.nan", "finite"),
+        ("model.fusion=late", "'early'"),
+        ("train.epochs=zero", "int >= 1"),
+        ("data.image_size=30", "multiple of 4"),
+        ("model.heads=7", "multiple of heads"),
+        ("run.device=gpu", "'cpu'"),
+        ("train=3", "TrainConfig"),
+        ("name=../up", "pattern"),
+        ("model.fusion=text", "no image map"),
+        ("data.captions.exact=0.9", "exceed 1"),
+    ],
+)
+def test_every_kind_of_wrong_value_is_one_plain_message(override, told):
+    text = message(override)
+    assert told in text and "Traceback" not in text and "\n" not in text
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "train..epochs=3", "train.epochs=[1"])
+def test_a_malformed_override_shows_the_form(override):
+    assert override in message(override)
+
+
+def test_a_source_that_does_not_exist_lists_the_presets_and_the_nearest():
+    text = message(source="tinny")
+    assert "tiny" in text and "paper" in text and "did you mean" in text
+
+
+def test_invalid_yaml_and_a_list_are_refused_with_the_file_name(tmp_path):
+    for content in ("a: [1", "- 1"):
+        path = tmp_path / "broken.yaml"
+        path.write_text(content)
+        assert str(path) in message(source=str(path))
+
+
+def test_every_option_is_described():
+    sections = {"data", "model", "objective", "revise", "train", "run", "origin"}
+    for key in dotted_keys(Config):
+        field = find_field(Config, key)
+        assert field is not None
+        if key.split(".")[-1] not in sections and not hasattr(field.annotation, "model_fields"):
+            assert field.description or "Literal" in str(field.annotation) or key == "train.gan_betas", key

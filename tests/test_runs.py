@@ -1,0 +1,149 @@
+"""Contract 2: the run directory is the truth, and survives a kill at any instant."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from genxai import runs
+from genxai.configfile import load_config
+from genxai.runs import Run, State, append_jsonl, finite, read_jsonl, run_signature, write_atomic, write_json
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "sweep" / "0123456789ab")
+    run.plan(load_config("tiny"))
+    return run
+
+
+def test_the_signature_is_twelve_hex_digits_and_stable():
+    assert run_signature(load_config("tiny"), "data") == run_signature(load_config("tiny"), "data")
+    assert len(run_signature(load_config("tiny"), "data")) == 12
+    int(run_signature(load_config("tiny"), "data"), 16)
+
+
+@pytest.mark.parametrize("override", ["seed=1", "objective.lambda_gp=3", "train.threads=2", "train.precision=bf16"])
+def test_what_can_change_the_result_changes_the_signature(override):
+    assert run_signature(load_config("tiny", [override]), "d") != run_signature(load_config("tiny"), "d")
+
+
+def test_other_data_is_another_run():
+    assert run_signature(load_config("tiny"), "a") != run_signature(load_config("tiny"), "b")
+
+
+@pytest.mark.parametrize("override", ["name=other", "run.device=cpu", "run.log_every=1", "run.trackers=[]"])
+def test_what_cannot_change_the_result_leaves_the_signature(override):
+    assert run_signature(load_config("tiny", [override]), "d") == run_signature(load_config("tiny"), "d")
+
+
+def test_equal_numbers_give_equal_signatures_however_they_are_written():
+    spelled = [run_signature(load_config("tiny", [f"objective.lambda_gp={v}"]), "d") for v in ("10", "10.0", "1e1")]
+    assert len(set(spelled)) == 1
+
+
+def test_a_file_that_spells_out_the_defaults_is_the_same_run(tmp_path):
+    run = Run(tmp_path / "x" / "y")
+    run.plan(load_config("tiny"))
+    assert run_signature(load_config(run.path), "d") == run_signature(load_config("tiny"), "d")
+
+
+def test_the_state_follows_from_the_files_alone(run, tmp_path):
+    assert Run(tmp_path / "none").state is State.PENDING
+    assert run.state is State.PENDING
+    append_jsonl(run.provenance_file, {"restart": 0})
+    assert run.state is State.STARTED
+    write_json(run.failed_file, {"exception": "ValueError"})
+    assert run.state is State.FAILED
+    write_json(run.result_file, {"metrics": {}})
+    assert run.state is State.DONE
+
+
+def test_planning_twice_keeps_the_frozen_configuration(run):
+    before = run.config_file.read_text()
+    run.plan(load_config("tiny", ["train.epochs=9"]))
+    assert run.config_file.read_text() == before
+
+
+def test_numbers_that_are_not_finite_become_null_with_the_reason(tmp_path):
+    write_json(tmp_path / "a.json", {"loss": float("nan"), "top": [float("inf")], "deep": {"x": float("-inf")}})
+    text = (tmp_path / "a.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    value = json.loads(text)
+    assert value["loss"] is None and value["loss_reason"] == "not a number"
+    assert value["deep"] == {"x": None, "x_reason": "infinite"} and value["top"] == [None]
+    assert finite({"a": 1.5}) == {"a": 1.5}
+
+
+def test_a_torn_last_line_is_ignored_on_read_and_mended_on_append(tmp_path):
+    path = tmp_path / "m.jsonl"
+    append_jsonl(path, {"step": 1}, {"step": 2})
+    with path.open("ab") as file:
+        file.write(b'{"step": 3, "val')
+    assert [line["step"] for line in read_jsonl(path)] == [1, 2]
+    append_jsonl(path, {"step": 3})
+    assert [line["step"] for line in read_jsonl(path)] == [1, 2, 3]
+
+
+def test_a_line_damaged_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
+    with pytest.raises(runs.GenxaiError, match="line 2"):
+        read_jsonl(path)
+
+
+def test_a_failed_write_leaves_the_published_file_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_atomic(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_process_killed_while_publishing_never_shows_half_a_file(tmp_path):
+    path = tmp_path / "big.json"
+    code = (
+        "import sys, pathlib; from genxai.runs import write_atomic\n"
+        "n = 0\nwhile True:\n    n += 1\n    write_atomic(pathlib.Path(sys.argv[1]), str(n % 10) * 300_000)\n"
+    )
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        content = path.read_text()
+        assert len(content) == 300_000 and len(set(content)) == 1
+
+
+def test_one_process_at_a_time_holds_a_run_and_a_kill_releases_it(run):
+    code = (
+        "import sys, pathlib, time; from genxai.runs import Run\n"
+        "with Run(pathlib.Path(sys.argv[1])).lock() as free:\n    print(free, flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline().strip() == "True"
+    assert run.is_running()
+    with run.lock() as free:
+        assert not free
+    process.kill()
+    process.wait()
+    assert not run.is_running()
+
+
+def test_a_folder_that_cannot_be_made_is_a_plain_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(runs.GenxaiError, match="--runs"):
+        Run(tmp_path / "file" / "run").plan(load_config("tiny"))

@@ -1,0 +1,112 @@
+"""Contract 4, publishing: a checkpoint appears whole, the previous one is kept, damage is passed over."""
+
+import errno
+import logging
+import os
+import random
+
+import pytest
+import torch
+
+from genxai.errors import CheckpointError
+from genxai.training import checkpoints
+
+
+def state(step: int) -> dict:
+    return {
+        "weights": {"a": torch.full((3, 2), float(step)), "bits": torch.tensor([step], dtype=torch.uint8)},
+        "optimizer": {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": [{"betas": (0.0, 0.9)}]},
+        "loop": {"step": step, "best": None, "name": "x"},
+    }
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    checkpoints.publish(tmp_path, 5, state(5))
+    found, path = checkpoints.latest(tmp_path)
+    assert path.name == "step-000000005"
+    assert torch.equal(found["weights"]["a"], torch.full((3, 2), 5.0)) and found["weights"]["bits"].dtype == torch.uint8
+    assert found["optimizer"]["state"][0]["step"] == 5.0  # integer keys survive
+    assert found["optimizer"]["param_groups"][0]["betas"] == [0.0, 0.9]
+    assert found["loop"] == {"step": 5, "best": None, "name": "x"}
+
+
+def test_the_pointer_names_the_newest_and_the_one_before_is_kept(tmp_path):
+    for step in (1, 2, 3):
+        checkpoints.publish(tmp_path, step, state(step))
+    assert (tmp_path / "LATEST").read_text() == "step-000000003\n"
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-000000002", "step-000000003"]
+
+
+@pytest.mark.parametrize("name", [checkpoints.TENSORS, checkpoints.VALUES, checkpoints.MANIFEST])
+def test_a_checkpoint_cut_at_any_byte_is_skipped_with_a_warning(tmp_path, caplog, name):
+    checkpoints.publish(tmp_path, 1, state(1))
+    path = checkpoints.publish(tmp_path, 2, state(2)) / name
+    whole = path.read_bytes()
+    for length in sorted({0, 1, len(whole) - 1, *random.Random(0).sample(range(len(whole)), 5)}):
+        path.write_bytes(whole[:length])
+        with caplog.at_level(logging.WARNING):
+            found, _ = checkpoints.latest(tmp_path)
+        assert found["loop"]["step"] == 1 and "skipped" in caplog.text
+        caplog.clear()
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    checkpoints.publish(tmp_path, 1, state(1))
+    path = checkpoints.publish(tmp_path, 2, state(2)) / checkpoints.TENSORS
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert checkpoints.latest(tmp_path)[0]["loop"]["step"] == 1
+
+
+def test_a_missing_or_senseless_pointer_does_not_hide_the_newest(tmp_path):
+    for step in (1, 2):
+        checkpoints.publish(tmp_path, step, state(step))
+    for damage in (b"", b"step-000000009\n", b"\xff\xfe", None):
+        pointer = tmp_path / "LATEST"
+        pointer.unlink(missing_ok=True)
+        if damage is not None:
+            pointer.write_bytes(damage)
+        assert checkpoints.latest(tmp_path)[0]["loop"]["step"] == 2
+
+
+def test_nothing_published_is_none_and_nothing_intact_is_an_error(tmp_path):
+    assert checkpoints.latest(tmp_path / "none") is None
+    (checkpoints.publish(tmp_path, 1, state(1)) / checkpoints.TENSORS).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the 1"):
+        checkpoints.latest(tmp_path)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
+    checkpoints.publish(tmp_path, 1, state(1))
+    before = sorted(os.listdir(tmp_path))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(os, "fsync", full)
+        checkpoints.publish(tmp_path, 2, state(2))
+    assert sorted(os.listdir(tmp_path)) == before
+    assert checkpoints.latest(tmp_path)[0]["loop"]["step"] == 1
+
+
+def test_leftovers_of_a_killed_writer_are_ignored_and_swept_up(tmp_path):
+    leftover = tmp_path / ".step-000000002.1234"
+    leftover.mkdir()
+    (leftover / checkpoints.TENSORS).write_bytes(b"half")
+    assert checkpoints.latest(tmp_path) is None
+    checkpoints.publish(tmp_path, 1, state(1))
+    assert not leftover.exists()
+
+
+def test_the_files_cannot_carry_code(tmp_path):
+    path = checkpoints.publish(tmp_path, 1, state(1))
+    assert {file.name for file in path.iterdir()} == {"tensors.safetensors", "values.json", "manifest.json"}
+
+
+def test_the_digest_sees_every_bit_and_not_the_order():
+    one = {"m": {"a": torch.zeros(3), "b": torch.ones(2)}}
+    assert checkpoints.digest(one) == checkpoints.digest({"m": dict(reversed(one["m"].items()))})
+    other = {"m": {"a": torch.tensor([0.0, 0.0, 1e-45]), "b": torch.ones(2)}}
+    assert checkpoints.digest(one) != checkpoints.digest(other)
