@@ -1,1 +1,1 @@
-"""Placeholder, replaced by the room."""
+"""Commands a person types: train, sweep, evaluate, status. Each imports the heavy libraries late."""

@@ -1,1 +1,37 @@
-"""Placeholder, replaced by the room."""
+"""Where images and text come from: sources, textures, captions and TexMM, the benchmark composed of them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genxai.data.captions import captions_in_use as captions_in_use
+    from genxai.data.captions import text_bayes_accuracy as text_bayes_accuracy
+    from genxai.data.sources import Arrays as Arrays
+    from genxai.data.sources import fingerprint as fingerprint
+    from genxai.data.sources import load_arrays as load_arrays
+    from genxai.data.texmm import Sample as Sample
+    from genxai.data.texmm import TexMM as TexMM
+
+#: the splits of TexMM; what each is for stands in `genxai.data.texmm`
+SPLITS = ("train", "val", "val_balanced", "test", "test_unbiased", "test_conflict", "test_counterfactual")
+
+_HOME = {
+    "Arrays": "sources",
+    "Sample": "texmm",
+    "TexMM": "texmm",
+    "captions_in_use": "captions",
+    "fingerprint": "sources",
+    "load_arrays": "sources",
+    "text_bayes_accuracy": "captions",
+}
+
+__all__ = ["SPLITS", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    # torch is imported by the first name that needs it, so that a sweep can ask for a fingerprint without it
+    if name in _HOME:
+        return getattr(importlib.import_module(f"genxai.data.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

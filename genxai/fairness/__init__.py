@@ -1,1 +1,52 @@
-"""Placeholder, replaced by the room."""
+"""Bias descriptors B(x), the regulariser R_bias, and the pieces of Reveal-to-Revise.
+
+Names are imported on first use, so that `--help` and the sweep do not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genxai.fairness.bias import BiasReference, bias_gap, bias_loss, bias_reference, subgroup_disparity
+    from genxai.fairness.descriptors import DESCRIPTORS, Descriptor, build_descriptor, descriptor
+    from genxai.fairness.revise import Ledger, correction, estimated_mask, reveal_score
+
+_HOME = {
+    "DESCRIPTORS": "descriptors",
+    "BiasReference": "bias",
+    "Descriptor": "descriptors",
+    "Ledger": "revise",
+    "bias_gap": "bias",
+    "bias_loss": "bias",
+    "bias_reference": "bias",
+    "build_descriptor": "descriptors",
+    "correction": "revise",
+    "descriptor": "descriptors",
+    "estimated_mask": "revise",
+    "reveal_score": "revise",
+    "subgroup_disparity": "bias",
+}
+
+__all__ = [
+    "DESCRIPTORS",
+    "BiasReference",
+    "Descriptor",
+    "Ledger",
+    "bias_gap",
+    "bias_loss",
+    "bias_reference",
+    "build_descriptor",
+    "correction",
+    "descriptor",
+    "estimated_mask",
+    "reveal_score",
+    "subgroup_disparity",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

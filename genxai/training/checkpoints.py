@@ -20,7 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from genxai.errors import CheckpointError
+from genxai.errors import CheckpointError, GenxaiError
 from genxai.runs import canonical_json, make_folder, read_json, sync_folder, write_atomic
 
 State = dict[str, Any]
@@ -76,7 +76,7 @@ def latest(folder: Path) -> tuple[State, Path] | None:
     for candidate in candidates:
         try:
             return _read(candidate), candidate
-        except (CheckpointError, OSError) as problem:
+        except (GenxaiError, OSError, ValueError) as problem:
             log.warning("checkpoint skipped: %s", problem)
     if candidates:
         raise CheckpointError(f"{folder}: none of the {len(candidates)} checkpoints is intact")
@@ -114,7 +114,7 @@ def _verified(path: Path) -> dict[str, bytes]:
 def _is_intact(path: Path) -> bool:
     try:
         _verified(path)
-    except Exception:
+    except (GenxaiError, OSError):
         return False
     return True
 

@@ -66,7 +66,7 @@ def predict(classifier: nn.Module, config: Config, data: TexMM, explained: int) 
         with torch.no_grad():
             prediction = forward(sample.images, sample.tokens, sample.token_mask)
         probabilities.append(prediction.logits.float().softmax(1))
-    if config.model.fusion != "text":
+    if explained and config.model.fusion != "text":
         for indices in torch.arange(explained, device=data.labels.device).split(EVALUATION_BATCH // 4):
             sample = data.batch(indices)
             maps.append(explain(classifier, sample, config.revise.method))

@@ -24,7 +24,7 @@ class Loop:
 
     def __init__(self, run: Run, experiment: Experiment, state: LoopState, stop: StopFlag, reporter: Reporter) -> None:
         self.run, self.experiment, self.state, self.stop, self.reporter = run, experiment, state, stop, reporter
-        self.ledger = Ledger()
+        self.ledger = Ledger(experiment.config.revise.tau)
         self.meter = LossMeter(experiment.device)
         self._clock = time.monotonic()
         self._saved_at = time.monotonic()
@@ -59,6 +59,12 @@ class Loop:
         losses = self.meter.drain()
         self.reporter.update(self.state.step, losses)
         self.experiment.accelerator.log(losses, step=self.state.step)
+        self._write_ledger()
+
+    def _write_ledger(self) -> None:
+        records = self.ledger.drain()
+        if records:
+            append_jsonl(self.run.ledger_file, *records)
 
     def _evaluate(self, epoch: int) -> None:
         """Write metrics.jsonl, keep the classifier if it is the best on validation, decide on stopping early."""
@@ -100,9 +106,7 @@ class Loop:
     def _save(self) -> None:
         self.meter.check()
         self.tick()
-        records = self.ledger.drain()
-        if records:
-            append_jsonl(self.run.ledger_file, *records)
+        self._write_ledger()
         resume.save(self.run, self.experiment, self.state)
         self._saved_at = time.monotonic()
 

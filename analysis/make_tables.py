@@ -1,0 +1,148 @@
+"""Command: the paper's tables and every sweep's own from whatever has been run so far.
+
+Reads run directories, never models. Any partial state gives a table; an em-dash says why it is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genxai.errors import GenxaiError, UsageError
+from launch.cli import add_runs_option, make_parser, run_command, runs_folder
+
+if TYPE_CHECKING:
+    from analysis.formats import Document
+    from analysis.results import Results
+    from analysis.specs import TableSpec
+
+DESCRIPTION = """
+Write the paper's tables from run directories: each as Markdown, tidy CSV and LaTeX (booktabs), and print them.
+
+Only finished runs enter a mean. A cell is mean ± sample standard deviation with the number of seeds, (2/3) when some
+are missing; the paper's figure stands below it with the difference, its 95 % t-interval and a verdict.
+"""
+
+EXAMPLES = """
+  python analysis/make_tables.py                            all tables from ./runs into ./tables
+  python analysis/make_tables.py --tables 1,2               only Tables 1 and 2
+  python analysis/make_tables.py --tables sweep_lambda      only the table of the sweep 'lambda'
+  python analysis/make_tables.py --runs /scratch/runs --out paper/tables
+  python analysis/make_tables.py --json | jq '.documents[].name'
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 with tables written, 1 if runs cannot be read or files not written, 2 for a wrong option."""
+    options = _parser().parse_args(argv)
+    return run_command(lambda: make_tables(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("make_tables.py", DESCRIPTION, EXAMPLES)
+    add_runs_option(parser)
+    parser.add_argument("--out", type=Path, default=Path("tables"), metavar="DIR", help="folder to write to (./tables)")
+    parser.add_argument(
+        "--tables", metavar="NAMES", help="comma-separated: 1, 2, ..., sweep (all sweeps) or sweep_NAME; default: all"
+    )
+    parser.add_argument("--json", action="store_true", help="print the tables as one JSON object instead")
+    return parser
+
+
+def make_tables(options: argparse.Namespace) -> int:
+    """Read, build, write, print."""
+    from analysis.formats import as_json
+    from analysis.results import load_runs
+    from analysis.specs import load_tables
+    from genxai.runs import finite
+
+    root = runs_folder(options.runs)
+    specs = load_tables()
+    wanted = _wanted(options.tables, specs)
+    results = load_runs(root)
+    for problem in results.problems:
+        print(f"warning: left out: {problem}", file=sys.stderr)
+    if not len(results):
+        print(f"no runs in {root} yet; the tables have no measured values", file=sys.stderr)
+    documents = build(specs, results, wanted)
+    files = write(documents, options.out)
+    if options.json:
+        sweeps = {name: sweep.selected for name, sweep in results.sweeps.items()}
+        content = {"runs": str(root), "documents": [as_json(document) for document in documents], "selected": sweeps}
+        print(json.dumps(finite(content), indent=1, ensure_ascii=False, default=str))
+        return 0
+    _print(documents)
+    print(f"wrote {len(files)} files to {options.out}", file=sys.stderr)
+    return 0
+
+
+def _wanted(text: str | None, specs: Sequence[TableSpec]) -> set[str] | None:
+    """Names asked for; None for all. `sweep_NAME` is checked when the sweeps are known."""
+    if text is None:
+        return None
+    known = {name: spec.id for spec in specs for name in (spec.id, spec.number)}
+    wanted = set()
+    for name in (part.strip() for part in text.split(",")):
+        if name not in known and not name.startswith("sweep_"):
+            allowed = ", ".join(sorted({spec.number for spec in specs} | {"sweep_NAME"}))
+            raise UsageError(f"--tables: unknown table {name!r}; allowed: {allowed}")
+        wanted.add(known.get(name, name))
+    return wanted
+
+
+def build(specs: Sequence[TableSpec], results: Results, wanted: set[str] | None) -> list[Document]:
+    """The documents asked for, in the order of the specifications."""
+    from analysis.hyperparameters import hyperparameters
+    from analysis.rows import comparison
+    from analysis.sweep_table import sweep_tables
+
+    documents: list[Document] = []
+    for spec in specs:
+        if spec.kind == "sweep":
+            every = sweep_tables(spec, results)
+            documents += [d for d in every if wanted is None or spec.id in wanted or d.name in wanted]
+        elif wanted is None or spec.id in wanted:
+            make = comparison if spec.kind == "comparison" else hyperparameters
+            documents.append(make(spec, results))
+    made = {document.name for document in documents}
+    for name in sorted(wanted or ()):
+        if name.startswith("sweep_") and name not in made:
+            raise UsageError(f"--tables: there is no sweep {name.removeprefix('sweep_')!r} among the runs")
+    return documents
+
+
+def write(documents: Sequence[Document], folder: Path) -> list[Path]:
+    """Publish .md, .csv and .tex of every document; raises GenxaiError if the folder cannot be written."""
+    from analysis.formats import markdown, tidy_csv
+    from analysis.latex import latex
+    from genxai.runs import write_atomic
+
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for document in documents:
+            for suffix, render in (("md", markdown), ("csv", tidy_csv), ("tex", latex)):
+                file = folder / f"{document.name}.{suffix}"
+                write_atomic(file, render(document))
+                files.append(file)
+    except OSError as error:
+        raise GenxaiError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
+    return files
+
+
+def _print(documents: Sequence[Document]) -> None:
+    from rich.console import Console
+
+    from analysis.formats import show
+
+    console = Console()
+    for document in documents:
+        show(document, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Tables as data: the YAML files of `analysis/tables` and the paper's figures in `analysis/paper`.
+
+Adding a row, a column or a table is adding lines there; nothing in the code names one.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, model_validator
+
+from analysis.results import condition_problem
+from analysis.verdicts import Rule
+from genxai.config import Config, Section
+from genxai.configfile import find_field, validate
+from genxai.errors import UsageError
+
+PaperRows = dict[str, dict[str, str]]
+
+
+def _known_conditions(conditions: dict[str, Any]) -> dict[str, Any]:
+    for key, condition in conditions.items():
+        if find_field(Config, key) is None:
+            raise ValueError(f"there is no option {key!r}")
+        if problem := condition_problem(condition):
+            raise ValueError(f"{key}: {problem}")
+    return conditions
+
+
+#: what a run's configuration must say: {dotted key: value, list of values, or {gt, ge, lt, le, ne: limit}}
+KnownConditions = Annotated[dict[str, Any], AfterValidator(_known_conditions)]
+
+
+class ColumnSpec(Section):
+    """A measured column."""
+
+    id: str
+    title: str
+    metric: str = Field(..., description="name in result.json, split/name")
+    paper: str | None = Field(None, description="column of the paper's CSV; null: the paper has no such figure")
+    scale: float = Field(100.0, description="shown value = scale x metric")
+    digits: int = Field(1, ge=0, le=6, description="decimals shown")
+    unit: str = "%"
+    notes: tuple[str, ...] = ()
+
+
+class RowSpec(Section):
+    """A row, as a question to the runs' configurations."""
+
+    id: str = Field(..., description="also the row of the paper's CSV that it is compared with")
+    label: str
+    where: KnownConditions = Field(..., description="what the configuration must be")
+    prefer: KnownConditions = Field(default_factory=dict, description="taken first; a miss is told in a note")
+    absent: dict[str, str] = Field(default_factory=dict, description="column id: why the row can have no such value")
+    notes: tuple[str, ...] = ()
+    rule: bool = Field(False, description="draw a rule above")
+
+
+class HyperparameterSpec(Section):
+    """A row of Table 1."""
+
+    id: str = Field(..., description="row of the paper's CSV")
+    label: str
+    key: str | None = Field(None, description="dotted key of our option; null: there is none")
+    same: dict[str, Any] = Field(default_factory=dict, description="paper's word: our value")
+    why: str = Field("", description="why there is no option")
+
+    @model_validator(mode="after")
+    def _key_exists(self) -> HyperparameterSpec:
+        if self.key is None and not self.why:
+            raise ValueError("without a key, 'why' must say why")
+        if self.key is not None and find_field(Config, self.key) is None:
+            raise ValueError(f"there is no option {self.key!r}")
+        return self
+
+
+class TableSpec(Section):
+    """A table: what kind, which rows and columns, and what the paper printed."""
+
+    id: str = Field(..., pattern=r"^[a-z0-9]+$", description="file name, for example table2")
+    kind: Literal["comparison", "hyperparameters", "sweep"]
+    caption: str
+    paper: str | None = Field(None, description="CSV in analysis/paper with the paper's figures")
+    split_by: tuple[str, ...] = Field((), description="one table per combination of these options (or whole sections)")
+    columns: tuple[ColumnSpec, ...] = ()
+    rows: tuple[RowSpec, ...] = ()
+    hyperparameters: tuple[HyperparameterSpec, ...] = ()
+    verdict: Rule = Field(default_factory=Rule)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> str:
+        """`2` of `table2`."""
+        return self.id.removeprefix("table")
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> TableSpec:
+        for what, names in (
+            ("column", [column.id for column in self.columns]),
+            ("row", [row.id for row in self.rows] + [row.id for row in self.hyperparameters]),
+        ):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ValueError(f"{what} {twice.pop()!r} is there twice")
+        columns = {column.id for column in self.columns}
+        for row in self.rows:
+            if unknown := set(row.absent) - columns:
+                raise ValueError(f"row {row.id!r}: absent: no column {unknown.pop()!r}")
+        for key in self.split_by:
+            if find_field(Config, key) is None:
+                raise ValueError(f"split_by: there is no option {key!r}")
+        return self
+
+
+class ScaleSpec(Section):
+    """One thing that must be so for a run to be at the paper's scale."""
+
+    key: str
+    paper: Any = Field(..., description="condition on the option, as in a row's `where`")
+    say: str = Field(..., description="what to write in the caption when it is not so; {value} is the run's")
+
+
+def load_tables(folder: Path | None = None) -> list[TableSpec]:
+    """Every table of a folder (default: the shipped ones), in natural order of their numbers.
+
+    Raises UsageError naming the file and the key that is wrong.
+    """
+    root = folder if folder is not None else resources.files("analysis") / "tables"
+    specs = []
+    for entry in sorted(root.iterdir(), key=lambda item: item.name):
+        if entry.name.endswith(".yaml"):
+            specs.append(validate(TableSpec, _mapping(entry.read_text(), f"tables/{entry.name}"), entry.name))
+    return sorted(specs, key=lambda spec: [int(part) if part.isdigit() else -1 for part in re.split(r"(\d+)", spec.id)])
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{where}: expected a mapping, got {type(tree).__name__}")
+    return tree
+
+
+@functools.cache
+def paper_scale() -> tuple[ScaleSpec, ...]:
+    """What the paper's scale is, from analysis/paper/scale.yaml."""
+    tree = _mapping(_paper_file("scale.yaml"), "paper/scale.yaml")
+    return tuple(validate(ScaleSpec, item, "paper/scale.yaml") for item in tree["scale"])
+
+
+@functools.cache
+def paper_rows(name: str | None) -> PaperRows:
+    """The paper's figures by row; an empty cell is one the source does not give. Empty for None."""
+    if name is None:
+        return {}
+    return {row["row"]: row for row in csv.DictReader(_paper_file(name).splitlines())}
+
+
+def _paper_file(name: str) -> str:
+    try:
+        return (resources.files("analysis") / "paper" / name).read_text()
+    except OSError:
+        raise UsageError(f"analysis/paper/{name}: there is no such transcription") from None
+
+
+def paper_value(rows: Mapping[str, Mapping[str, str]], row: str, column: str | None) -> float | None:
+    """A printed figure, or None where the paper has none."""
+    text = rows.get(row, {}).get(column or "", "") or ""
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,155 @@
+"""The visual branch: images to an explained activation map and to the tokens the fusion works on.
+
+Images are float32 in [0, 1], [B, 1, H, W]; each encoder resizes and normalises them itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from genxai.config import ImageEncoderConfig
+from genxai.errors import GenxaiError, UsageError
+from genxai.models.normalization import group_count
+from genxai.models.weights import load_weights
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESNET_STRIDE = {"layer2": 8, "layer3": 16, "layer4": 32}  # image pixels per position of a block's map
+
+
+class ImageFeatures(NamedTuple):
+    """activations [B, C, h, w]: the map that is explained, non-negative; tokens [B, N, D], computed from it."""
+
+    activations: Tensor
+    tokens: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """images [B, 1, H, W] -> `ImageFeatures`; activations are in the graph of tokens."""
+
+    map_channels: int
+    token_channels: int
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Bilinear, to input_size x input_size; images of that size pass unchanged."""
+        if images.shape[-2:] == (self.input_size, self.input_size):
+            return images
+        return interpolate(images, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)
+
+
+def build_image_encoder(cfg: ImageEncoderConfig) -> ImageEncoder:
+    """The encoder a configuration names, with its weights.
+
+    Raises UsageError for options that do not fit together, GenxaiError for weights that cannot be had.
+    """
+    return SmallCNN(cfg) if cfg.name == "small_cnn" else ResNetEncoder(cfg)
+
+
+class SmallCNN(ImageEncoder):
+    """Three 3x3 convolutions (width, 2 width at stride 2, 2 width): a 14x14 map at 28 px, whose positions are tokens.
+
+    GroupNorm, not BatchNorm: explaining extra samples changes nothing, and batches of any make-up give the same maps.
+    None after the last convolution: it would fix the mean of each group of channels, which is what is pooled. The last
+    convolution is dilated: a position sees 13 px instead of 9 at no cost, and pooled tokens are learned faster.
+    """
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__(cfg.input_size)
+        if cfg.cam_layer:
+            raise UsageError(f"model.image.cam_layer={cfg.cam_layer!r} names a ResNet block; small_cnn allows only ''")
+        if cfg.weights != "none":
+            raise UsageError(f"model.image.weights={cfg.weights!r}: small_cnn is trained from scratch; use 'none'")
+        self.map_channels = self.token_channels = 2 * cfg.width
+        first, second = cfg.width, 2 * cfg.width
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, first, kernel_size=3, padding=1, bias=False),
+            nn.GroupNorm(group_count(first), first),
+            nn.ReLU(),
+            nn.Conv2d(first, second, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(group_count(second), second),
+            nn.ReLU(),
+            nn.Conv2d(second, second, kernel_size=3, padding=2, dilation=2),
+            nn.ReLU(),
+        )
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        activations = self.layers(2 * self.resize(images) - 1)
+        return ImageFeatures(activations, as_tokens(activations))
+
+
+class ResNetEncoder(ImageEncoder):
+    """torchvision's ResNet-18 or -50 without its classifier; tokens are the positions of layer4's map.
+
+    The explained map is `cam_layer`'s, layer3 by default: 14x14 at 224 px, where layer4's is 7x7.
+    """
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__(cfg.input_size)
+        if cfg.input_size <= RESNET_STRIDE["layer4"]:
+            raise UsageError(
+                f"model.image.input_size={cfg.input_size} gives {cfg.name} a last map of 1x1: one image token and no "
+                f"map to explain; use at least {RESNET_STRIDE['layer4'] + 1} (2x2), best 224 (layer3 is 14x14), "
+                "or model.image.name=small_cnn"
+            )
+        network = _torchvision_resnet(cfg)
+        self.cam_layer = cfg.cam_layer or "layer3"
+        self.stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        self.blocks = nn.ModuleDict({name: getattr(network, name) for name in ("layer1", *RESNET_STRIDE)})
+        self.token_channels = network.fc.in_features
+        # each block doubles the channels of the one before
+        self.map_channels = self.token_channels * RESNET_STRIDE[self.cam_layer] // RESNET_STRIDE["layer4"]
+        self.mean: Tensor
+        self.std: Tensor
+        # constants: they move with the module, but a checkpoint need not hold them
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        features = self.stem((self.resize(images) - self.mean) / self.std)  # one channel broadcast to three
+        activations = features
+        for name, block in self.blocks.items():
+            features = block(features)
+            if name == self.cam_layer:
+                activations = features
+        return ImageFeatures(activations, as_tokens(features))
+
+
+def as_tokens(maps: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, h w, C], row by row."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def _torchvision_resnet(cfg: ImageEncoderConfig) -> Any:
+    try:
+        from torchvision import models
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: built for another torch
+        raise GenxaiError(
+            f"model.image.name={cfg.name!r} needs torchvision, which cannot be imported ({error}); install the build "
+            f"that belongs to torch {torch.__version__}, or use model.image.name=small_cnn"
+        ) from None
+    network = models.get_model(cfg.name)
+    if cfg.weights == "none":
+        return network
+    if cfg.weights != "imagenet":
+        # the classifier of another data set has other classes, and is not used
+        load_weights(network, cfg.weights, option="model.image.weights", optional_prefix="fc.")
+        return network
+    # V1 by name, because DEFAULT changes with torchvision and the run signature would not
+    weights = models.get_model_weights(cfg.name)["IMAGENET1K_V1"]
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # no network, full disk; wrong checksum
+        raise GenxaiError(
+            f"model.image.weights='imagenet': {weights.url} cannot be downloaded to {torch.hub.get_dir()} ({error}); "
+            "download it where there is a network and give the file, or use 'none'"
+        ) from None
+    network.load_state_dict(state)
+    return network

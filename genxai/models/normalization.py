@@ -1,0 +1,56 @@
+"""Normalisation that depends on nothing but the sample, and a guard for normalisation that keeps statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+CHANNELS_PER_GROUP = 8
+
+
+def group_count(channels: int) -> int:
+    """Groups of a GroupNorm: about `CHANNELS_PER_GROUP` channels in each, any number of channels allowed."""
+    return math.gcd(channels, max(1, channels // CHANNELS_PER_GROUP))
+
+
+class ClassConditionalNorm(nn.Module):
+    """Group normalisation of each sample, then a scale and a shift that depend on its class.
+
+    Conditional *batch* normalisation, the usual choice, would make a generated image depend on the others of its
+    batch, keep running statistics that the averaged generator and a checkpoint have to carry, and change with the
+    number of GPUs. This has no buffers and gives the same image in any batch and at any world size.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(group_count(channels), channels, affine=False)
+        self.scale = nn.Embedding(num_classes, channels)
+        self.shift = nn.Embedding(num_classes, channels)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """features [B, C, H, W], labels int64 [B] -> [B, C, H, W]"""
+        scale, shift = self.scale(labels)[:, :, None, None], self.shift(labels)[:, :, None, None]
+        return self.norm(features) * scale + shift
+
+
+@contextlib.contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalisation layers with running statistics (BatchNorm and kin) use and keep what they have.
+
+    For passes that only explain: they would otherwise count samples twice and shift the buffers. Every other layer,
+    dropout included, stays in its mode; all modes are restored exactly, also after an exception.
+    """
+    layers = [layer for layer in module.modules() if getattr(layer, "running_mean", None) is not None]
+    modes = [layer.training for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = False
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.training = mode

@@ -1,0 +1,155 @@
+"""What has become of a run, read from its directory and from who is alive: running, stopped, failed, done.
+
+A run fails for good when it has raised, or died without a word, more often than the sweep's `retries` allow.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genxai.runs import Run, State, read_json, read_jsonl
+from launch.submissions import History
+
+
+class Status(enum.StrEnum):
+    """State of a run as a sweep sees it."""
+
+    MISSING = "missing"  # never started
+    QUEUED = "queued"  # submitted, not started
+    RUNNING = "running"
+    STOPPED = "stopped"  # started, stopped or killed, to be continued
+    RETRY = "retry"  # has failed, may be tried again
+    FAILED = "failed"  # has failed too often
+    DONE = "done"
+
+
+#: statuses in which a run waits to be submitted
+TO_SUBMIT = (Status.MISSING, Status.STOPPED, Status.RETRY)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How often a run has been tried; `--retry-failed` forgives what happened before."""
+
+    failures: int = 0
+    starts: int = 0
+    submissions: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run: its status, why, and what it has cost."""
+
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+    restarts: int = 0
+    steps_redone: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Live(enum.Enum):
+    """What the executor knows of a run's job."""
+
+    NO = "no"
+    QUEUED = "queued"
+    RUNNING = "running"
+
+
+def report(
+    run: Run, live: Live, retries: int, starts_at_submission: list[int], forgiven: Tried | None = None
+) -> Report:
+    """The report of one run. `live` must have been asked BEFORE: then a job that ends meanwhile is seen as done."""
+    state = run.state
+    if state is State.DONE:
+        return finished(run)
+    if live is Live.NO and state is State.STARTED and run.is_running():
+        live = Live.RUNNING  # started by hand, or by a sweep on another host that shares our locks
+    if live is Live.NO and state is State.PENDING and not history.starts:
+        return Report(Status.MISSING)
+    seconds = seconds_so_far(run)
+    if live is not Live.NO:
+        status = Status.RUNNING if live is Live.RUNNING else Status.QUEUED
+        return Report(status, seconds=seconds, progress=read_json(run.progress_file))
+    reason = given_up(run, retries, history, forgiven or Tried())
+    if reason:
+        return Report(Status.FAILED, reason, seconds)
+    if state is State.FAILED:
+        return Report(Status.RETRY, exception_line(run), seconds)
+    return Report(Status.STOPPED if state is State.STARTED else Status.MISSING, seconds=seconds)
+
+
+def finished(run: Run) -> Report:
+    """The report of a run that has its result.json."""
+    result = run.result()
+    return Report(
+        Status.DONE,
+        seconds=float(result.get("seconds") or 0.0),
+        restarts=int(result.get("restarts") or 0),
+        steps_redone=int(result.get("steps_redone") or 0),
+        metrics=result.get("metrics") or {},
+    )
+
+
+def seconds_so_far(run: Run) -> float:
+    """Seconds of training a run without a result has recorded at its last evaluation."""
+    records = read_jsonl(run.metrics_file)
+    return float(records[-1].get("seconds") or 0.0) if records else 0.0
+
+
+def tried(run: Run, history: History) -> Tried:
+    """How often the run has been tried so far."""
+    return Tried(len(run.failures()), len(read_jsonl(run.provenance_file)), len(history.starts))
+
+
+def given_up(run: Run, retries: int, history: History, forgiven: Tried) -> str:
+    """Why the run is not tried again; empty if it is."""
+    failures = run.failures()[forgiven.failures :]
+    if len(failures) > retries:
+        return exception_line(run) + (f" ({len(failures)} times)" if len(failures) > 1 else "")
+    starts = read_jsonl(run.provenance_file)
+    steps = [start.get("resumed_from_step") or 0 for start in starts[forgiven.starts :]][-(retries + 2) :]
+    if len(steps) == retries + 2 and len(set(steps)) == 1:
+        return f"died {len(steps)} times at step {steps[0]} without a word (out of memory?){_said(history)}"
+    # a job that ends before the run has begun leaves no trace in the run directory: count submissions
+    early = history.starts[forgiven.submissions :][-(retries + 1) :]
+    if len(early) == retries + 1 and set(early) == {len(starts)}:
+        return f"its job ended {len(early)} times before the run began{_said(history)}"
+    return ""
+
+
+def _said(history: History) -> str:
+    """The last line of the latest job's stderr, and where the rest is."""
+    log = history.last_log()
+    if log is None:
+        return ""
+    lines = last_lines(log, 1)
+    return f": {lines[0]} ({log})" if lines else f"; its log is {log}"
+
+
+def exception_line(run: Run) -> str:
+    """The latest failure on one line: exception, message, step."""
+    failures = run.failures()
+    if not failures:
+        return ""
+    latest = failures[-1]
+    words = [str(latest[key]).strip() for key in ("exception", "message") if latest.get(key)]
+    line = ": ".join(word.splitlines()[0] for word in words if word) or "failed without a message"
+    return f"{line} at step {latest['step']}" if latest.get("step") else line
+
+
+def last_lines(file: Path, count: int = 5, window_bytes: int = 8192) -> list[str]:
+    """The last lines of a log, without reading all of it; [] if there is none."""
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - window_bytes))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]

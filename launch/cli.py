@@ -1,0 +1,111 @@
+"""What every command shares: the parser with examples, the meaning of --runs, and how errors end it.
+
+A problem a person can act on is one message on stderr and an exit code, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from genxai.errors import EXIT_FAILED, GenxaiError, UsageError
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+#: errors of the file system that the person, not the program, has to mend
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOLCK)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM after an orderly stop; carries the one line to say and the exit code."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_INTERRUPTED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """The exit code of a command; turns every error meant for a person into one message on stderr."""
+    try:
+        code = main()
+        sys.stdout.flush()  # here, so that a closed pipe is met inside the try
+        return code
+    except GenxaiError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except Interrupted as stop:
+        _say(str(stop))
+        return stop.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; start the same command again to go on")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {where}{error.strerror}; nothing that was already written is harmed")
+        return EXIT_FAILED
+
+
+def _say(message: str) -> None:
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        return  # nobody is listening; the exit code still tells
+
+
+def _discard_stdout() -> None:
+    """Point stdout at /dev/null: the interpreter flushes it once more at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # stdout is not a real file (a test, an embedding)
+
+
+def make_parser(program: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A parser whose --help keeps the description as written and ends with examples."""
+    return argparse.ArgumentParser(
+        prog=program,
+        description=description.strip(),
+        epilog="examples:\n" + examples.strip("\n"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_runs_option(parser: argparse.ArgumentParser) -> None:
+    """--runs DIR, by default $GENXAI_RUNS or ./runs."""
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of all run directories (default: $GENXAI_RUNS or ./runs)",
+    )
+
+
+def runs_folder(given: Path | None) -> Path:
+    """The absolute RUNS folder that --runs, $GENXAI_RUNS or the current directory says."""
+    return (given or Path(os.environ.get("GENXAI_RUNS") or "runs")).expanduser().absolute()
+
+
+def split_overrides(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
+    """The one positional name (None if absent) and the `key=value` words, in any order.
+
+    Raises UsageError if there are two names; `what` says in the message what a name would be.
+    """
+    overrides = [word for word in words if "=" in word]
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise UsageError(f"expected one {what}, got {' and '.join(map(repr, names))}; overrides are key=value")
+    return (names[0] if names else None), overrides

@@ -1,0 +1,113 @@
+"""Cluster profiles: what to ask Slurm for, as a validated YAML file under slurm/.
+
+A profile knows nothing of the runs; it becomes submitit parameters in `slurm_parameters`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, field_validator
+
+from genxai.config import Section
+from genxai.configfile import Tree, apply_override, read_tree, validate
+from genxai.errors import UsageError
+from launch.cli import REPOSITORY
+
+_CLOCK = re.compile(r"^(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)$")
+_NAME = Annotated[str, Field(pattern=r"^\S+$")] | None
+
+
+class Profile(Section):
+    """What one job asks of a Slurm cluster; null leaves the choice to the cluster."""
+
+    partition: _NAME = Field(None, description="partition, or several separated by commas")
+    gres: _NAME = Field(None, description="generic resources of a job, for example gpu:a6000:1")
+    constraint: str | None = Field(None, description="node features, for example ampere")
+    account: _NAME = Field(None, description="account that is charged")
+    qos: _NAME = Field(None, description="quality of service")
+    time: Annotated[int, Field(ge=1)] = Field(240, description="time limit [minutes], or [D-]HH:MM:SS")
+    cpus_per_task: Annotated[int, Field(ge=1)] = Field(2, description="CPU cores of a job")
+    mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] = Field("8G", description="memory of a job, for example 16G")
+    signal_delay_s: Annotated[int, Field(ge=1)] = Field(
+        90, description="how long before the time limit a job is told to save [s]"
+    )
+    array_parallelism: Annotated[int, Field(ge=1)] = Field(256, description="elements of one array running at once")
+    setup: tuple[str, ...] = Field((), description="shell commands before the run, for example module load cuda")
+    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
+        default_factory=dict, description="environment variables of the run"
+    )
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _minutes(cls, value: Any) -> Any:
+        """HH:MM:SS as whole minutes, rounded up."""
+        if isinstance(value, str) and (match := _CLOCK.match(value)):
+            days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            return days * 1440 + hours * 60 + minutes + (seconds > 0)
+        if isinstance(value, str) and not value.isdigit():
+            raise ValueError("expected minutes, HH:MM:SS or D-HH:MM:SS")
+        return value
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _strings(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: str(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in value.items()}
+
+
+def profile_names() -> list[str]:
+    """Profiles that ship in slurm/."""
+    return sorted(file.stem for file in (REPOSITORY / "slurm").glob("*.yaml"))
+
+
+def load_profile(source: str, overrides: Sequence[str] = ()) -> Profile:
+    """A profile by path or by the name of a file in slurm/. Raises UsageError naming file, key and what is allowed."""
+    path = Path(source)
+    if not path.exists() and source in profile_names():
+        path = REPOSITORY / "slurm" / f"{source}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(source, profile_names(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"profile {source!r}: neither a file nor one of {', '.join(profile_names())}{hint}")
+    tree, where = read_tree(path.absolute())
+    for text in overrides:
+        apply_override(tree, text)
+    _read_time_as_text(tree, path, overrides)
+    return validate(Profile, tree, where, overrides)
+
+
+def _read_time_as_text(tree: Tree, path: Path, overrides: Sequence[str]) -> None:
+    """YAML 1.1 reads an unquoted 4:00:00 as the number 14400; a person means four hours."""
+    if "time" in tree:
+        raw = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # builds nothing but text, lists and mappings
+        given = [text.partition("=")[2] for text in overrides if text.startswith("time=")]
+        tree["time"] = given[-1] if given else raw["time"]
+
+
+def slurm_parameters(profile: Profile, name: str, threads: int, max_parallel: int | None) -> dict[str, Any]:
+    """Parameters of submitit's SlurmExecutor for runs that use `threads` CPU threads."""
+    env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **profile.env}
+    wanted = {
+        "job_name": name,
+        "partition": profile.partition,
+        "gres": profile.gres,
+        "constraint": profile.constraint,
+        "account": profile.account,
+        "qos": profile.qos,
+        "time": profile.time,
+        "cpus_per_task": max(profile.cpus_per_task, threads),
+        "mem": profile.mem,
+        "signal_delay_s": profile.signal_delay_s,
+        "array_parallelism": min(profile.array_parallelism, max_parallel or profile.array_parallelism),
+        "setup": [*profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in env.items())],
+        "additional_parameters": {"requeue": True},  # clusters with JobRequeue=0 must be asked
+    }
+    return {key: value for key, value in wanted.items() if value is not None}

@@ -1,0 +1,157 @@
+"""The loop of a sweep: look at the run directories, propose, submit what is missing, wait, again.
+
+Killing it at any instant loses nothing: each pass starts from the files, and what is submitted is written down first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from genxai.errors import GenxaiError
+from genxai.runs import exclusive, make_folder, read_json, read_jsonl, write_atomic, write_json
+from launch.attempts import Live, tried
+from launch.executors import Executor
+from launch.outcomes import check_objectives, write_selection
+from launch.plan import Planner, Trial
+from launch.search import may_propose, propose, write_journal
+from launch.submissions import History, Submission, histories, read_submissions
+from launch.survey import Survey, Surveyor, affordable
+from launch.sweepfile import dump_sweep
+
+
+@dataclass
+class Reconciler:
+    """One sweep being brought about. `note` gets lines for the person."""
+
+    planner: Planner
+    executor: Executor
+    note: Callable[[str], None] = print
+    surveyor: Surveyor = field(init=False)
+    trials: dict[int, Trial] = field(init=False)
+    submissions: list[Submission] = field(init=False)
+    _journal_of: Any = None
+    _journal_next: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.surveyor = Surveyor(self.planner)
+        self.submissions = read_submissions(self.planner.folder)
+        self.trials = all_trials(self.planner)
+
+    def retry_failed(self) -> None:
+        """Forget the failures so far: failed runs get as many new attempts as the sweep's `retries` allow."""
+        past = histories(self.planner.folder, self.submissions)
+        runs = [planned for trial in self.trials.values() for planned in trial.runs]
+        self.surveyor.forgiven = {p.signature: tried(p.run, past.get(p.signature, History())) for p in runs}
+
+    def look(self) -> Survey:
+        """The survey now. Who is alive is asked first: a run that ends meanwhile is then seen as ended."""
+        live: dict[str, Live] = self.executor.live(self.submissions)
+        return self.surveyor.look(self.trials, live, self.submissions)
+
+    def run_pass(self) -> tuple[Survey, int]:
+        """Look, propose, publish, submit; the survey and how many runs were submitted."""
+        survey = self.propose_all(self.look())
+        check_objectives(survey.reports, self.planner.sweep.definition.objectives)
+        self.publish(survey)
+        return survey, self.submit(survey)
+
+    def propose_all(self, survey: Survey) -> Survey:
+        """Propose every Bayesian trial that may be proposed, its run directories planned before anything else."""
+        sweep = self.planner.sweep
+        added = False
+        for number in range(len(sweep.grid), sweep.trial_count):
+            known = [survey.outcomes[n] for n in range(number) if n in survey.outcomes]
+            if number in self.trials:
+                continue
+            # a trial proposed in this very pass is open; the window decides whether the next may follow
+            if not may_propose(number, known, sweep.definition.bayes.window):
+                break
+            trial = self.planner.trial(number, "bayes", propose(sweep, known, number))
+            for planned in trial.runs:
+                planned.run.plan(planned.config)
+            self.trials[number] = trial
+            added = True
+            survey = self.look()
+        if added:
+            self.note(f"trial {max(self.trials)} proposed by the Bayesian search")
+        return survey
+
+    def publish(self, survey: Survey, every: float = 0.0) -> None:
+        """Rewrite selected.yaml and the Optuna journal if trials have changed."""
+        folder, outcomes = self.planner.folder, survey.in_order()
+        make_folder(folder.path)
+        write_selection(folder, self.planner.sweep, [survey.outcomes[n] for n in sorted(survey.outcomes)])
+        content = [(o.trial.number, o.trial.point, o.state, o.means) for o in outcomes]
+        if content == self._journal_of or (time.monotonic() < self._journal_next and not survey.complete):
+            return
+        began = time.monotonic()
+        write_journal(folder, self.planner.sweep, outcomes)
+        # a journal of thousands of trials takes seconds: spend at most a twentieth of the time on it
+        self._journal_next = time.monotonic() + max(every, 20 * (time.monotonic() - began))
+        self._journal_of = content
+
+    def submit(self, survey: Survey) -> int:
+        """Submit what is missing, as far as slots and budget allow."""
+        waiting = survey.to_submit()
+        slots = self.executor.slots(self.submissions)
+        room = len(waiting) if slots is None else min(slots, len(waiting))
+        room = affordable(survey, self.planner.sweep.definition.budget.device_hours, room)
+        chosen = waiting[:room]
+        if not chosen:
+            return 0
+        for planned in chosen:
+            planned.run.plan(planned.config)
+        with_starts = [(planned, len(read_jsonl(planned.run.provenance_file))) for planned in chosen]
+        self.submissions += self.executor.submit(with_starts)
+        return len(chosen)
+
+    def over_budget(self, survey: Survey) -> bool:
+        """Whether runs are missing, none is in flight, and the budget allows no further one."""
+        waiting = survey.to_submit()
+        budget = self.planner.sweep.definition.budget.device_hours
+        if budget is None or survey.complete or affordable(survey, budget, max(1, len(waiting))):
+            return False
+        return not self.executor.live(self.submissions)
+
+
+def all_trials(planner: Planner) -> dict[int, Trial]:
+    """The grid, and the Bayesian trials that run directories remember."""
+    grid = planner.grid()
+    in_grid = {planned.signature for trial in grid for planned in trial.runs}
+    return {trial.number: trial for trial in grid} | planner.recover(skip=in_grid)
+
+
+def budget_message(survey: Survey, budget_hours: float) -> str:
+    """Why a sweep pauses at its budget, and what to do."""
+    to_come = survey.hours_to_come
+    need = "unknown" if to_come is None else f"about {to_come:.3g}"
+    return (
+        f"paused at the budget of {budget_hours:g} device-hours: {survey.hours_used:.3g} used, {need} more needed "
+        f"for the runs that are missing; raise budget.device_hours=... and start again"
+    )
+
+
+@contextlib.contextmanager
+def only_reconciler(planner: Planner) -> Iterator[None]:
+    """Held by the one reconciler of a sweep. Raises GenxaiError that says who holds it."""
+    folder = planner.folder
+    make_folder(folder.path)
+    with exclusive(folder.lock) as free:
+        if not free:
+            raise GenxaiError(f"this sweep is already being run by {_holder(read_json(folder.holder))}: {folder.path}")
+        write_json(folder.holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
+        write_atomic(folder.definition, dump_sweep(planner.sweep.definition))
+        yield
+
+
+def _holder(who: dict[str, Any]) -> str:
+    if not who:
+        return "another process"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(who.get("since", 0)))
+    return f"process {who.get('pid')} on {who.get('host')} since {since}"

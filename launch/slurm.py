@@ -1,0 +1,75 @@
+"""Asking Slurm: which of my jobs are in the queue, and how long an array may be.
+
+Only squeue and scontrol: accounting (sacct) is absent on many clusters, and a run's end is read from its files.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from genxai.errors import GenxaiError
+
+#: states in which an element does not run yet
+_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+
+#: states that squeue may still list although the job will never run again
+_OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+
+
+class SlurmSilent(GenxaiError):
+    """squeue did not answer: nobody knows what is alive, so nothing may be submitted."""
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A line of squeue: one array element or job."""
+
+    job_id: str
+    index: int  # position in its array; 0 for a job that is no array
+    name: str
+    state: str
+    reason: str
+
+    @property
+    def waiting(self) -> bool:
+        return self.state in _WAITING
+
+
+def queue(timeout_seconds: float = 60.0) -> list[QueuedJob]:
+    """My jobs that are waiting or running, arrays expanded. Raises SlurmSilent if squeue cannot answer."""
+    try:
+        text = ask(["squeue", "--me", "--noheader", "--array", "--format=%i|%K|%T|%r|%j"], timeout_seconds)
+    except GenxaiError as error:
+        raise SlurmSilent(str(error)) from None
+    jobs = [_parse(line) for line in text.splitlines() if line.count("|") >= 4]
+    return [job for job in jobs if job.state not in _OVER]
+
+
+def _parse(line: str) -> QueuedJob:
+    job_id, index, state, reason, name = (part.strip() for part in line.split("|", 4))
+    return QueuedJob(job_id, int(index) if index.isdigit() else 0, name, state, reason)
+
+
+@functools.lru_cache(maxsize=1)
+def max_array_size(default: int = 1000) -> int:
+    """Elements of the largest array this cluster accepts: indices run from 0 to MaxArraySize - 1."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
+    except GenxaiError:
+        return default
+    return max(1, int(found[1])) if found else default
+
+
+def ask(command: Sequence[str], timeout_seconds: float = 60.0) -> str:
+    """stdout of a Slurm command. Raises GenxaiError with what it said."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise GenxaiError(f"{command[0]}: {error}") from None
+    if answer.returncode:
+        raise GenxaiError(f"{command[0]}: {answer.stderr.strip() or f'exit code {answer.returncode}'}")
+    return answer.stdout

@@ -1,0 +1,247 @@
+"""What has become of every sweep under RUNS: counts, best point, device-hours, failures with their logs.
+
+Reads run directories, submission records and this machine's processes; on Slurm also squeue if it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genxai.errors import EXIT_OK, GenxaiError, UsageError
+from launch.cli import make_parser, run_command, runs_folder
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from launch.attempts import Live, Report
+    from launch.submissions import Submission
+    from launch.sweepdir import SweepDir
+
+DESCRIPTION = """
+Show the state of all sweeps and runs under RUNS, from their files alone; changes nothing.
+
+A run is done, running, queued, stopped (will be continued), failed, or missing. Hours are device-hours of training,
+restarts included. Exit code: 0, or 2 if there is no such folder.
+"""
+
+EXAMPLES = """
+  python launch/status.py runs                one look
+  python launch/status.py runs --watch        again every two seconds, until Ctrl-C
+  python launch/status.py runs --json         for a program
+"""
+
+#: seconds between two looks of --watch
+WATCH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One sweep folder as it is now."""
+
+    name: str
+    counts: dict[str, int]
+    total: int | None  # runs wanted; None for a folder that no sweep has written
+    best: str
+    hours: float
+    restarts: int
+    steps_redone: int
+    eta_seconds: float | None
+    failures: tuple[dict[str, Any], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "failures": list(self.failures)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_command(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(argv: list[str]) -> int:
+    parser = make_parser("status.py", DESCRIPTION, EXAMPLES)
+    parser.add_argument("runs", nargs="?", type=Path, default=None, help="folder (default: $GENXAI_RUNS or ./runs)")
+    parser.add_argument("--watch", action="store_true", help="look again until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_intermixed_args(argv)
+    root = runs_folder(arguments.runs)
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder; give the RUNS folder of your sweeps")
+    if arguments.json:
+        print(json.dumps({"runs": str(root), "sweeps": [sight.as_json() for sight in look(root)]}, indent=1))
+    elif arguments.watch:
+        _watch(root)
+    else:
+        from rich.console import Console
+
+        Console().print(table(root, look(root)))
+    return EXIT_OK
+
+
+def _watch(root: Path) -> None:
+    from rich.live import Live
+
+    with Live(table(root, look(root)), auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_SECONDS)
+            live.update(table(root, look(root)), refresh=True)
+
+
+def look(root: Path) -> list[Sight]:
+    """Every sweep folder under RUNS, by name."""
+    from launch.sweepdir import SweepDir
+
+    folders = sorted({file.parent.parent for file in root.glob("*/*/config.yaml")} | _defined(root))
+    return [sight(SweepDir(folder)) for folder in folders]
+
+
+def _defined(root: Path) -> set[Path]:
+    return {file.parent for file in root.glob("*/sweep.yaml")}
+
+
+def sight(folder: SweepDir) -> Sight:
+    """The state of one folder. Runs are taken as they lie there; wanted but unplanned ones count as missing."""
+    from launch.attempts import Live, Status, report
+    from launch.submissions import History, histories, read_submissions
+
+    definition = _definition(folder)
+    retries = int(definition.get("retries", 0))
+    submissions = read_submissions(folder)
+    live, past = alive(folder, submissions), histories(folder, submissions)
+    reports: dict[str, Report] = {}
+    for file in sorted(folder.path.glob("*/config.yaml")):
+        run = folder.run(file.parent.name)
+        reports[run.signature] = report(
+            run, live.get(run.signature, Live.NO), retries, past.get(run.signature, History())
+        )
+    counts = Counter(str(r.status) for r in reports.values())
+    total = _wanted(definition)
+    if total is not None and total > len(reports):
+        counts[str(Status.MISSING)] += total - len(reports)
+    done = [r.seconds for r in reports.values() if r.status is Status.DONE]
+    return Sight(
+        name=folder.name,
+        counts={str(status): counts[str(status)] for status in Status},
+        total=total,
+        best=_best(folder),
+        hours=sum(r.seconds for r in reports.values()) / 3600,
+        restarts=sum(r.restarts for r in reports.values()),
+        steps_redone=sum(r.steps_redone for r in reports.values()),
+        eta_seconds=_eta(counts, done),
+        failures=tuple(_failure(folder, name, r) for name, r in reports.items() if r.status is Status.FAILED),
+    )
+
+
+def alive(folder: SweepDir, submissions: Sequence[Submission]) -> dict[str, Live]:
+    """Who is alive, as far as this machine can tell; a cluster that does not answer is passed over."""
+    import shutil
+
+    from launch.executors import LocalRuns, slurm_live
+    from launch.slurm import SlurmSilent
+
+    live = LocalRuns(folder, max_parallel=1).live(submissions)
+    if any(s.cluster == "slurm" for s in submissions) and shutil.which("squeue"):
+        try:
+            live |= slurm_live(submissions)
+        except SlurmSilent as error:
+            print(f"warning: {error}; states of Slurm jobs are unknown", file=sys.stderr)
+    return live
+
+
+def _definition(folder: SweepDir) -> dict[str, Any]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(folder.definition.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, yaml.YAMLError) as error:
+        raise GenxaiError(f"{folder.definition}: cannot be read: {error}") from None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _wanted(definition: dict[str, Any]) -> int | None:
+    """Runs that the definition asks for; None if there is none."""
+    if not definition:
+        return None
+    grids = [len(axis["grid"]) for axis in definition.get("space", {}).values() if axis.get("grid")]
+    points = 1 if grids else 0
+    for length in grids:
+        points *= length
+    return (points + int(definition["bayes"]["points"])) * len(definition["seeds"])
+
+
+def _best(folder: SweepDir) -> str:
+    """The selected point in words, from selected.yaml."""
+    import yaml
+
+    from launch.display import point_words
+
+    try:
+        chosen = yaml.safe_load(folder.selected.read_text())["selected"]
+        means = ", ".join(
+            f"{name} {value['mean']:.4f}" + (f" +- {value['sd']:.4f}" if value["sd"] is not None else "")
+            for name, value in chosen["objectives"].items()
+        )
+        return f"trial {chosen['trial']} ({point_words(chosen['point'])}): {means} (n={len(chosen['runs'])})"
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return ""
+
+
+def _eta(counts: Counter[str], done_seconds: Sequence[float]) -> float | None:
+    """Seconds left if as many runs as now go on at the mean speed of the finished ones."""
+    left = sum(counts[name] for name in ("missing", "queued", "running", "stopped", "retry"))
+    if not done_seconds or not left or not counts["running"]:
+        return None
+    return left * (sum(done_seconds) / len(done_seconds)) / counts["running"]
+
+
+def _failure(folder: SweepDir, signature: str, found: Report) -> dict[str, Any]:
+    from launch.attempts import last_lines
+
+    run = folder.run(signature)
+    log = run.log_file
+    return {"run": signature, "reason": found.reason, "log": str(log), "last_lines": last_lines(log)}
+
+
+def table(root: Path, sights: Sequence[Sight]) -> RenderableType:
+    """The table of all sweeps, their best points and their failures."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from launch.display import duration
+
+    if not sights:
+        return Text(f"{root}: no runs yet")
+    names = ("done", "running", "queued", "stopped", "retry", "missing", "failed")
+    out = Table(box=None, pad_edge=False)
+    out.add_column("sweep")
+    for heading in (*names, "of", "device-h", "restarts", "steps redone", "left"):
+        out.add_column(heading, justify="right")
+    for s in sights:
+        left = "" if s.eta_seconds is None else duration(s.eta_seconds)
+        cells = [str(s.counts[name]) for name in names]
+        total = str(s.total) if s.total is not None else "-"
+        out.add_row(s.name, *cells, total, f"{s.hours:.3g}", str(s.restarts), str(s.steps_redone), left)
+    if len(sights) > 1:
+        sums = [str(sum(s.counts[name] for s in sights)) for name in names]
+        hours, again = sum(s.hours for s in sights), sum(s.restarts for s in sights)
+        out.add_row("total", *sums, "", f"{hours:.3g}", str(again), str(sum(s.steps_redone for s in sights)), "")
+    lines = [f"{s.name}: best {s.best}" for s in sights if s.best]
+    for s in sights:
+        for failure in s.failures:
+            lines.append(f"{s.name}/{failure['run']} failed: {failure['reason']}")
+            lines += [f"  | {line}" for line in failure["last_lines"]]
+            lines.append(f"  log: {failure['log']}")
+    return Group(out, Text("\n".join(lines)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

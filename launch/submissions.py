@@ -1,0 +1,108 @@
+"""Submission records: which runs were handed to which jobs, written before the jobs exist.
+
+The record's nonce is in the job's name and folder, so a reconciler that was killed between submitting and
+noting the job ids finds its jobs again and does not submit them twice.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from genxai.runs import make_folder, read_json, write_json
+from launch.sweepdir import SweepDir
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One round of submission: runs in array order, and what is known of their jobs."""
+
+    nonce: str
+    cluster: Literal["local", "slurm"]
+    name: str  # job name, genxai-<sweep>-<nonce>
+    signatures: tuple[str, ...]
+    starts: tuple[int, ...]  # how often each run had been started when this was written
+    host: str
+    created: float  # unix time [s]
+    state: Literal["intent", "submitted"] = "intent"
+    jobs: tuple[str, ...] = ()  # job id of each run; for local jobs the pid of the controller
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def job_name(sweep: str, nonce: str) -> str:
+    """Name under which the cluster knows the jobs of a submission."""
+    return f"genxai-{sweep}-{nonce}"
+
+
+def intend(
+    folder: SweepDir, cluster: Literal["local", "slurm"], runs: Sequence[tuple[str, int]], **details: Any
+) -> Submission:
+    """Write down what is about to be submitted: (signature, starts so far) in array order."""
+    nonce = uuid.uuid4().hex[:10]
+    submission = Submission(
+        nonce=nonce,
+        cluster=cluster,
+        name=job_name(folder.name, nonce),
+        signatures=tuple(signature for signature, _ in runs),
+        starts=tuple(starts for _, starts in runs),
+        host=socket.gethostname(),
+        created=time.time(),
+        details=details,
+    )
+    make_folder(folder.submissions)
+    _write(folder, submission)
+    return submission
+
+
+def submitted(folder: SweepDir, submission: Submission, jobs: Sequence[str]) -> Submission:
+    """Add the job ids once they are known."""
+    submission = replace(submission, state="submitted", jobs=tuple(jobs))
+    _write(folder, submission)
+    return submission
+
+
+def _write(folder: SweepDir, submission: Submission) -> None:
+    write_json(folder.submissions / f"{submission.nonce}.json", asdict(submission))
+
+
+def read_submissions(folder: SweepDir) -> list[Submission]:
+    """Every submission of the sweep, oldest first."""
+    records = (read_json(file) for file in folder.submissions.glob("[!.]*.json"))
+    found = [_parse(record) for record in records if "nonce" in record]
+    return sorted(found, key=lambda s: (s.created, s.nonce))
+
+
+def _parse(record: dict[str, Any]) -> Submission:
+    lists = {key: tuple(record.get(key) or ()) for key in ("signatures", "starts", "jobs")}
+    return Submission(**{**{key: record[key] for key in Submission.__dataclass_fields__ if key in record}, **lists})
+
+
+@dataclass(frozen=True)
+class History:
+    """The submissions of one run: how often it had been started before each, and where the last one logs."""
+
+    starts: tuple[int, ...] = ()
+    logs: Path | None = None
+    pattern: str = ""
+
+    def last_log(self) -> Path | None:
+        """The stderr of the latest job of the run; None if there is none (yet)."""
+        found = sorted(self.logs.glob(self.pattern)) if self.logs else []
+        return found[-1] if found else None
+
+
+def histories(folder: SweepDir, submissions: Iterable[Submission]) -> dict[str, History]:
+    """Signature -> history of every run that has ever been submitted."""
+    found: dict[str, History] = {}
+    for submission in submissions:
+        array = len(submission.signatures) > 1
+        for index, (signature, count) in enumerate(zip(submission.signatures, submission.starts, strict=True)):
+            before = found.get(signature, History()).starts
+            pattern = f"*_{index}_0_log.err" if array else "*_0_log.err"
+            found[signature] = History((*before, count), folder.jobs / submission.nonce, pattern)
+    return found

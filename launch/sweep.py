@@ -1,0 +1,332 @@
+"""Run a sweep: grid, then Bayesian points, k seeds each, on this machine or on Slurm, until it is complete.
+
+The command line and the loop around `launch.reconciler`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
+from launch.cli import Interrupted, add_runs_option, make_parser, run_command, runs_folder, split_overrides
+
+if TYPE_CHECKING:
+    from launch.executors import Executor
+    from launch.plan import Planner
+    from launch.reconciler import Reconciler
+    from launch.survey import Survey
+
+DESCRIPTION = """
+Bring a sweep about: compare the sweep file with the run directories, start what is missing, repeat until complete.
+
+Start it again at any time: it continues from the run directories, computes nothing twice, and a second one on the
+same sweep refuses. Ctrl-C (or SIGTERM) on a local sweep asks the running runs to save and stop, then ends; on Slurm
+the jobs go on without it. After kill -9 local runs go on too, and the next start finds them.
+Runs that fail are started again up to `retries` times; --retry-failed gives failed ones another chance.
+Exit code: 0 complete (or the pass of --once is done), 1 some trials failed or the budget is used up, 2 wrong usage.
+"""
+
+EXAMPLES = """
+  python launch/sweep.py                                    sweeps/lambda.yaml on this machine
+  python launch/sweep.py quickstart --max-parallel 2        sweeps/quickstart.yaml, two runs at a time
+  python launch/sweep.py --cluster slurm --profile a6000    the same on Slurm with slurm/a6000.yaml
+  python launch/sweep.py --dry-run --json                   the plan only, for a program
+  python launch/sweep.py lambda bayes.points=4 seeds=[0] train.epochs=3 space.objective.lambda_gp.grid=[1,10]
+"""
+
+#: seconds between two passes
+POLL_SECONDS = {"local": 1.0, "slurm": 2.0}
+
+#: how long Ctrl-C waits for local runs to save [s]
+STOP_SECONDS = 60.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of launch/sweep.py."""
+    parser = make_parser("sweep.py", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="SWEEP.yaml | key=value",
+        help="sweep file or its name in sweeps/ (default: lambda), and overrides of the sweep or of its base",
+    )
+    parser.add_argument(
+        "--cluster", choices=("local", "slurm"), default="local", help="where runs run (default: local)"
+    )
+    add_runs_option(parser)
+    parser.add_argument("--profile", default=None, metavar="FILE_OR_NAME", help="Slurm profile (default: gpu)")
+    parser.add_argument(
+        "--profile-set", action="append", default=[], metavar="KEY=VALUE", help="override of the profile, repeatable"
+    )
+    parser.add_argument(
+        "--max-parallel",
+        type=int,
+        default=None,
+        metavar="N",
+        help="runs alive at once; local default: one per GPU, else cores / train.threads; Slurm: per array",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, write and submit nothing")
+    parser.add_argument("--once", action="store_true", help="a single pass: submit what is missing now, then end")
+    parser.add_argument("--detach", action="store_true", help="go on in the background (local) or as a job (Slurm)")
+    parser.add_argument("--retry-failed", action="store_true", help="forget earlier failures and try again")
+    parser.add_argument("--json", action="store_true", help="print the final state (with --dry-run the plan) as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_command(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(argv: list[str]) -> int:
+    arguments = build_parser().parse_intermixed_args(argv)
+    if arguments.max_parallel is not None and arguments.max_parallel < 1:
+        raise UsageError(f"--max-parallel: expected at least 1, got {arguments.max_parallel}")
+    planner = make_planner(arguments)
+    executor = make_executor(arguments, planner)
+    if arguments.detach and not arguments.dry_run:
+        return detach(arguments, argv, planner)
+    return run_sweep(arguments, planner, executor)
+
+
+def make_planner(arguments: argparse.Namespace) -> Planner:
+    """The sweep that the command line names, and where its runs live."""
+    from genxai.data import fingerprint
+    from launch.plan import Planner, cached
+    from launch.sweepdir import SweepDir
+    from launch.sweepfile import find_sweep, load_sweep
+
+    name, overrides = split_overrides(arguments.words, "sweep file")
+    sweep = load_sweep(find_sweep(name), overrides)
+    return Planner(sweep, SweepDir(runs_folder(arguments.runs) / sweep.name), cached(fingerprint))
+
+
+def make_executor(arguments: argparse.Namespace, planner: Planner) -> Executor:
+    """The executor that --cluster names. Raises UsageError if there is no Slurm, or options do not fit."""
+    from launch.executors import LocalRuns, SlurmRuns
+    from launch.profiles import load_profile
+
+    if arguments.cluster == "slurm":
+        profile = load_profile(arguments.profile or "gpu", arguments.profile_set)
+        return SlurmRuns(planner.folder, profile, arguments.max_parallel)
+    if arguments.profile or arguments.profile_set:
+        raise UsageError("--profile is for --cluster slurm; local runs take their options from the configuration")
+    return LocalRuns(planner.folder, arguments.max_parallel or default_parallel(planner))
+
+
+def default_parallel(planner: Planner) -> int:
+    """Local runs at once: one per GPU if the runs may use GPUs, else as many as the cores hold without sharing."""
+    from launch.executors import visible_gpus
+
+    config = planner.sweep.base
+    gpus = len(visible_gpus()) if config.run.device != "cpu" else 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return gpus or max(1, cores // config.train.threads)
+
+
+def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executor) -> int:
+    """Print the plan, then reconcile until complete; the exit code."""
+    from launch.display import plan_lines
+    from launch.reconciler import Reconciler, only_reconciler
+
+    say = _sayer(arguments.json)
+    reconciler = Reconciler(planner, executor, say)
+    if arguments.retry_failed:
+        reconciler.retry_failed()
+    survey = reconciler.look()
+    for line in plan_lines(planner.sweep, survey, executor.cluster, _at_once(executor, survey)):
+        say(line)
+    if arguments.dry_run:
+        _finish(arguments, planner, executor, survey)
+        return EXIT_OK
+    with only_reconciler(planner), _stop_signals(), _orderly_stop(reconciler, say):
+        survey = _loop(arguments, reconciler, say)
+    return _conclude(arguments, planner, executor, survey, say)
+
+
+def _at_once(executor: Executor, survey: Survey) -> int:
+    """How many runs one round of submission holds."""
+    count = max(1, len(survey.to_submit()))
+    parallel = getattr(executor, "max_parallel", None)
+    return parallel if executor.cluster == "local" and parallel else executor.array_size(count)
+
+
+def _sayer(quiet_stdout: bool) -> Callable[[str], None]:
+    """Lines for the person: on stdout, or on stderr where stdout is for JSON."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if quiet_stdout else sys.stdout, flush=True)
+
+    return say
+
+
+def _loop(arguments: argparse.Namespace, reconciler: Reconciler, say: Callable[[str], None]) -> Survey:
+    """Pass after pass until the sweep is complete; one pass with --once."""
+    from launch.reconciler import budget_message
+    from launch.slurm import SlurmSilent
+
+    budget = reconciler.planner.sweep.definition.budget.device_hours
+    with _display(arguments, reconciler, say) as show:
+        while True:
+            try:
+                survey, submitted = reconciler.run_pass()
+            except SlurmSilent as error:
+                if arguments.once:
+                    raise
+                say(f"{error}; nothing is submitted until Slurm answers")
+                time.sleep(10 * POLL_SECONDS["slurm"])
+                continue
+            show(survey)
+            if survey.complete or arguments.once:
+                return reconciler.look() if submitted else survey
+            if budget is not None and not submitted and reconciler.over_budget(survey):
+                raise GenxaiError(budget_message(survey, budget))
+            time.sleep(POLL_SECONDS[reconciler.executor.cluster])
+
+
+def _parallel(executor: Executor, survey: Survey) -> int:
+    """Runs that go on at once, for the estimate of the time left."""
+    limit = getattr(executor, "max_parallel", None)
+    from launch.attempts import Status
+
+    running = survey.count(Status.RUNNING)
+    return limit if executor.cluster == "local" and limit else max(1, running)
+
+
+@contextlib.contextmanager
+def _display(
+    arguments: argparse.Namespace, reconciler: Reconciler, say: Callable[[str], None]
+) -> Iterator[Callable[[Survey], None]]:
+    """A live table on a terminal, a line per change elsewhere; yields the function that shows a survey."""
+    from launch.display import best_line, live_table, totals_line
+
+    sweep, executor = reconciler.planner.sweep, reconciler.executor
+    if sys.stdout.isatty() and not arguments.json and not arguments.once:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console()
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            reconciler.note = console.print
+            yield lambda survey: live.update(live_table(sweep, survey, _parallel(executor, survey)))
+        return
+    shown: list[str] = []
+
+    def show(survey: Survey) -> None:
+        # the time left moves all the while; only a change of the counts is worth a line
+        counts = totals_line(sweep, survey, _parallel(executor, survey)).partition(";")
+        if not shown or shown[-1] != counts[0]:
+            shown.append(counts[0])
+            best = best_line(sweep, survey)
+            say(f"{time.strftime('%H:%M:%S')}  {''.join(counts)}" + (f"; {best}" if best else ""))
+
+    yield show
+
+
+def _conclude(
+    arguments: argparse.Namespace, planner: Planner, executor: Executor, survey: Survey, say: Callable[[str], None]
+) -> int:
+    """Last words and the exit code of a sweep that has not been interrupted."""
+    from launch.display import best_line, failure_lines, totals_line
+
+    _finish(arguments, planner, executor, survey)
+    failures = failure_lines(survey)
+    for line in failures:
+        say(line)
+    say(totals_line(planner.sweep, survey, _parallel(executor, survey)))
+    if best := best_line(planner.sweep, survey):
+        say(best.replace("best so far", "selected" if survey.complete else "best so far"))
+        say(f"written to {planner.folder.selected}")
+    if not survey.complete:
+        say("not complete; start the same command again to go on")
+    return EXIT_FAILED if failures else EXIT_OK
+
+
+def _finish(arguments: argparse.Namespace, planner: Planner, executor: Executor, survey: Survey) -> None:
+    if arguments.json:
+        from launch.display import as_json
+
+        print(json.dumps(as_json(planner.sweep, survey, _parallel(executor, survey)), indent=1))
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the loop as Ctrl-C does. Outside the main thread (tests) nothing is changed."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _orderly_stop(reconciler: Reconciler, say: Callable[[str], None]) -> Iterator[None]:
+    """On an interruption: local runs are asked to save and stop, and waited for; Slurm jobs are left alone."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        code = error.exit_code if isinstance(error, Interrupted) else Interrupted("").exit_code
+        raise Interrupted(_stop_jobs(reconciler, say), code) from None
+
+
+def _stop_jobs(reconciler: Reconciler, say: Callable[[str], None]) -> str:
+    again = "start the same command again to go on"
+    if reconciler.executor.cluster == "slurm":
+        return f"stopped watching; the Slurm jobs go on. {again[0].upper()}{again[1:]}, `scancel` ends jobs"
+    alive = reconciler.executor.stop(reconciler.submissions)
+    if not alive:
+        return f"stopped; {again}"
+    say(f"asked {alive} runs to save and stop; Ctrl-C again leaves them running")
+    deadline = time.monotonic() + STOP_SECONDS
+    while alive and time.monotonic() < deadline:
+        try:
+            time.sleep(0.5)
+            alive = reconciler.executor.stop(reconciler.submissions)  # again: one that was just starting missed it
+        except KeyboardInterrupt:
+            break
+    if alive:
+        return f"stopped; {alive} runs are still running and will finish by themselves. {again[0].upper()}{again[1:]}"
+    return f"stopped, all runs saved; {again}"
+
+
+def detach(arguments: argparse.Namespace, argv: list[str], planner: Planner) -> int:
+    """Start the same command in the background and say where to look."""
+    from launch.detach import check_free, start_session, submit_reconciler
+    from launch.profiles import load_profile
+
+    folder = planner.folder
+    check_free(folder)
+    rest = [word for word in argv if word != "--detach"]
+    watch = f"watch it with: python launch/status.py {runs_folder(arguments.runs)} --watch"
+    if arguments.cluster == "slurm":
+        job = submit_reconciler(folder, load_profile(arguments.profile or "gpu", arguments.profile_set), rest)
+        print(f"the sweep is run by Slurm job {job}, logging to {folder.log}; {watch}")
+        return EXIT_OK
+    pid, code = start_session(folder, rest)
+    if code is None:
+        print(f"running as process {pid}, logging to {folder.log}; {watch}")
+        return EXIT_OK
+    print(f"ended at once with exit code {code}; see {folder.log}", file=sys.stderr if code else sys.stdout)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

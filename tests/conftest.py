@@ -1,0 +1,25 @@
+"""What tests of several rooms share: a configuration of the full method that trains in seconds."""
+
+import os
+
+import pytest
+
+# one thread each, so that tests neither oversubscribe two cores nor depend on their number
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SMALL = (
+    "data.train_limit=160",
+    "data.test_limit=80",
+    "data.balanced_val_size=20",
+    "objective.n_critic=2",
+    "train.epochs=2",
+    "train.explain_samples=16",
+    "run.trackers=[]",
+    "run.log_every=1",
+)
+
+
+@pytest.fixture(scope="session")
+def small() -> tuple[str, ...]:
+    """Overrides of preset tiny: the whole method, a few steps."""
+    return SMALL
