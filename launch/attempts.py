@@ -61,9 +61,7 @@ class Live(enum.Enum):
     RUNNING = "running"
 
 
-def report(
-    run: Run, live: Live, retries: int, starts_at_submission: list[int], forgiven: Tried | None = None
-) -> Report:
+def report(run: Run, live: Live, retries: int, history: History, forgiven: Tried | None = None) -> Report:
     """The report of one run. `live` must have been asked BEFORE: then a job that ends meanwhile is seen as done."""
     state = run.state
     if state is State.DONE:

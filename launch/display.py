@@ -160,7 +160,8 @@ def live_table(sweep: Sweep, survey: Survey, parallel: int) -> RenderableType:
 
     table = Table(title=f"sweep {sweep.name}", title_justify="left", box=None, pad_edge=False)
     for heading in ("trial", "seed", "point", "step", "progress", "images/s", "left"):
-        table.add_column(heading, justify="left" if heading in ("point", "progress") else "right")
+        words = heading in ("point", "progress")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "point")
     rows = list(_rows(survey))
     for row in rows[:20]:
         table.add_row(*row)
@@ -199,7 +200,7 @@ def _row(planned: PlannedRun, report: Report) -> tuple[str, ...]:
     )
 
 
-def bar(share: float, width: int = 20) -> str:
+def bar(share: float, width: int = 10) -> str:
     """A bar of text."""
     full = round(min(1.0, max(0.0, share)) * width)
     return "━" * full + "╌" * (width - full) + f" {share:4.0%}"

@@ -19,7 +19,7 @@ from launch.attempts import Live, tried
 from launch.executors import Executor
 from launch.outcomes import check_objectives, write_selection
 from launch.plan import Planner, Trial
-from launch.search import may_propose, propose, write_journal
+from launch.search import journal_digest, may_propose, propose, read_digest, write_journal
 from launch.submissions import History, Submission, histories, read_submissions
 from launch.survey import Survey, Surveyor, affordable
 from launch.sweepfile import dump_sweep
@@ -35,13 +35,14 @@ class Reconciler:
     surveyor: Surveyor = field(init=False)
     trials: dict[int, Trial] = field(init=False)
     submissions: list[Submission] = field(init=False)
-    _journal_of: Any = None
+    _journal_of: str = field(init=False)
     _journal_next: float = 0.0
 
     def __post_init__(self) -> None:
         self.surveyor = Surveyor(self.planner)
         self.submissions = read_submissions(self.planner.folder)
         self.trials = all_trials(self.planner)
+        self._journal_of = read_digest(self.planner.folder)
 
     def retry_failed(self) -> None:
         """Forget the failures so far: failed runs get as many new attempts as the sweep's `retries` allow."""
@@ -82,19 +83,19 @@ class Reconciler:
             self.note(f"trial {max(self.trials)} proposed by the Bayesian search")
         return survey
 
-    def publish(self, survey: Survey, every: float = 0.0) -> None:
+    def publish(self, survey: Survey) -> None:
         """Rewrite selected.yaml and the Optuna journal if trials have changed."""
         folder, outcomes = self.planner.folder, survey.in_order()
         make_folder(folder.path)
         write_selection(folder, self.planner.sweep, [survey.outcomes[n] for n in sorted(survey.outcomes)])
-        content = [(o.trial.number, o.trial.point, o.state, o.means) for o in outcomes]
-        if content == self._journal_of or (time.monotonic() < self._journal_next and not survey.complete):
+        digest = journal_digest(outcomes)
+        if digest == self._journal_of or (time.monotonic() < self._journal_next and not survey.complete):
             return
         began = time.monotonic()
-        write_journal(folder, self.planner.sweep, outcomes)
+        write_journal(folder, self.planner.sweep, outcomes, digest)
         # a journal of thousands of trials takes seconds: spend at most a twentieth of the time on it
-        self._journal_next = time.monotonic() + max(every, 20 * (time.monotonic() - began))
-        self._journal_of = content
+        self._journal_next = time.monotonic() + 20 * (time.monotonic() - began)
+        self._journal_of = digest
 
     def submit(self, survey: Survey) -> int:
         """Submit what is missing, as far as slots and budget allow."""

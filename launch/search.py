@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genxai.configfile import get_dotted
-from genxai.runs import make_folder, sync_folder
+from genxai.runs import make_folder, write_atomic
 from launch.outcomes import Outcome
 from launch.sweepdir import SweepDir
 from launch.sweepfile import Axis, Point, Sweep, as_choice, clamp, clamped
@@ -61,13 +61,7 @@ def _sampler(optuna: Any, sweep: Sweep, number: int) -> optuna.samplers.BaseSamp
     seed, bayes = sampler_seed(sweep.name, number), sweep.definition.bayes
     if bayes.sampler == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=bayes.startup)
-    return optuna.samplers.TPESampler(
-        seed=seed,
-        n_startup_trials=bayes.startup,
-        multivariate=True,
-        constant_liar=True,
-        warn_independent_sampling=False,
-    )
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=bayes.startup, multivariate=True, constant_liar=True)
 
 
 def search_space(optuna: Any, sweep: Sweep) -> dict[str, optuna.distributions.BaseDistribution]:
@@ -125,7 +119,21 @@ def _attributes(sweep: Sweep, outcome: Outcome) -> dict[str, Any]:
     return attributes
 
 
-def write_journal(folder: SweepDir, sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
+def journal_digest(outcomes: Sequence[Outcome]) -> str:
+    """Changes whenever the saved study would."""
+    content = [(o.trial.number, o.trial.point, o.state, o.means, o.reasons) for o in outcomes]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def read_digest(folder: SweepDir) -> str:
+    """Digest of the study in the journal; empty if there is no journal."""
+    try:
+        return folder.journal_digest.read_text().strip() if folder.journal.exists() else ""
+    except OSError:
+        return ""
+
+
+def write_journal(folder: SweepDir, sweep: Sweep, outcomes: Sequence[Outcome], digest: str = "") -> None:
     """Save the study as an Optuna Journal file for optuna-dashboard; built aside, then renamed over the old one."""
     make_folder(folder.path)
     temporary = folder.path / f".{folder.journal.name}.{os.getpid()}"
@@ -147,7 +155,7 @@ def write_journal(folder: SweepDir, sweep: Sweep, outcomes: Sequence[Outcome]) -
             space = search_space(optuna, sweep)
             study.add_trials([_frozen(optuna, sweep, outcome, space, hide=False) for outcome in outcomes])
             os.replace(temporary, folder.journal)
-            sync_folder(folder.path)
+            write_atomic(folder.journal_digest, digest)
         finally:
             _remove(temporary)
 

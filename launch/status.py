@@ -220,10 +220,11 @@ def table(root: Path, sights: Sequence[Sight]) -> RenderableType:
 
     if not sights:
         return Text(f"{root}: no runs yet")
-    names = ("done", "running", "queued", "stopped", "retry", "missing", "failed")
+    rare = ("queued", "stopped", "retry", "missing", "failed")  # a column only where there are any
+    names = ("done", "running", *(name for name in rare if any(s.counts[name] for s in sights)))
     out = Table(box=None, pad_edge=False)
     out.add_column("sweep")
-    for heading in (*names, "of", "device-h", "restarts", "steps redone", "left"):
+    for heading in (*names, "of", "device-h", "restarts", "redone", "left"):
         out.add_column(heading, justify="right")
     for s in sights:
         left = "" if s.eta_seconds is None else duration(s.eta_seconds)

@@ -207,6 +207,7 @@ def _display(
     arguments: argparse.Namespace, reconciler: Reconciler, say: Callable[[str], None]
 ) -> Iterator[Callable[[Survey], None]]:
     """A live table on a terminal, a line per change elsewhere; yields the function that shows a survey."""
+    from launch.attempts import Status
     from launch.display import best_line, live_table, totals_line
 
     sweep, executor = reconciler.planner.sweep, reconciler.executor
@@ -219,15 +220,15 @@ def _display(
             reconciler.note = console.print
             yield lambda survey: live.update(live_table(sweep, survey, _parallel(executor, survey)))
         return
-    shown: list[str] = []
+    shown: list[object] = [None, ""]
 
     def show(survey: Survey) -> None:
-        # the time left moves all the while; only a change of the counts is worth a line
-        counts = totals_line(sweep, survey, _parallel(executor, survey)).partition(";")
-        if not shown or shown[-1] != counts[0]:
-            shown.append(counts[0])
-            best = best_line(sweep, survey)
-            say(f"{time.strftime('%H:%M:%S')}  {''.join(counts)}" + (f"; {best}" if best else ""))
+        # what runs changes all the while; only an ended run is worth a line, only a new best point is worth its words
+        ended, best = (survey.count(Status.DONE), survey.count(Status.FAILED)), best_line(sweep, survey)
+        if ended != shown[0]:
+            words = totals_line(sweep, survey, _parallel(executor, survey))
+            say(f"{time.strftime('%H:%M:%S')}  {words}" + (f"; {best}" if best and best != shown[1] else ""))
+            shown[:] = [ended, best]
 
     yield show
 

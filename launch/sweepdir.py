@@ -37,6 +37,11 @@ class SweepDir:
         return self.path / "optuna-journal.log"
 
     @property
+    def journal_digest(self) -> Path:
+        """Of the study in the journal, so that an unchanged one is not written again."""
+        return self.path / ".optuna-journal.digest"
+
+    @property
     def submissions(self) -> Path:
         """One JSON per submission round, written before anything is submitted."""
         return self.path / "submissions"

@@ -33,14 +33,28 @@ def work(run_dir: str) -> str:
 
 
 def requeue(timeout_seconds: float = 60.0) -> None:
-    """Have Slurm queue this job again (from one rank). If it refuses, the reconciler submits the run anew."""
+    """Have Slurm queue this job again (from one rank). If it refuses, the reconciler submits the run anew.
+
+    Only a job that Slurm still counts as running: one that is completing was cancelled by a person (who does not
+    want it back), or Slurm is requeueing it by itself.
+    """
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return
-    command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+    job = os.environ["SLURM_JOB_ID"]
+    state = _slurm(["squeue", "--noheader", "--jobs", job, "--format=%T"], timeout_seconds)
+    if state == "RUNNING":
+        _slurm(["scontrol", "requeue", job], timeout_seconds)
+    else:
+        print(f"not requeued: Slurm says the job is {state or 'unknown'}", file=sys.stderr, flush=True)
+
+
+def _slurm(command: list[str], timeout_seconds: float) -> str:
+    """What a Slurm command answered; its complaint goes to the job's log."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"{' '.join(command)}: {error}", file=sys.stderr, flush=True)
-        return
+        return ""
     if answer.returncode:
         print(f"{' '.join(command)}: {answer.stderr.strip()}", file=sys.stderr, flush=True)
+    return answer.stdout.strip()

@@ -307,7 +307,7 @@ class LocalCluster:
         with contextlib.suppress(ClusterError):
             self.output("scancel", "--me")
             self.output("scancel", "--me", "--signal=KILL")  # do not wait KillWait for those that ignore TERM
-            deadline = time.monotonic() + 5.0
+            deadline = time.monotonic() + 3.0  # jobs on a dead node never end
             while self.output("squeue", "-h") and time.monotonic() < deadline:
                 time.sleep(0.05)
 

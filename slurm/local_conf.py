@@ -29,6 +29,7 @@ FirstJobId={first_job_id}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
+# listen to this machine only
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SwitchType=switch/none
 MpiDefault=none
@@ -47,7 +48,7 @@ MinJobAge=300
 MaxArraySize={max_array_size}
 MaxJobCount={max_job_count}
 SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=1,batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_yield_interval=100000
+SchedulerParameters=bf_interval=1,batch_sched_delay=0,sched_min_interval=0,bf_yield_interval=100000
 PriorityType=priority/basic
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

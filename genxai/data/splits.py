@@ -58,10 +58,12 @@ def make_splits(data: DataConfig, labels: Tensor, textures: Tensor, num_train: i
 def _take(images: Tensor, strata: Tensor, size: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
     """`size` of the images and the others; each stratum gives its proportional share to within one image.
 
-    The images are sorted by stratum, in random order within each, and every (N / size)-th is taken.
+    The images are sorted by stratum, in random order within each, and every (N / size)-th is taken from a random
+    start on, so that the only image of a stratum is taken as often as any other (systematic sampling).
     """
     order = _random_order(images, strata[images], seed, stream)
-    step = torch.arange(len(images) + 1, device=images.device) * size // len(images)
+    start = counter_rng.integers(seed, f"splits/{stream}/start", len(images))
+    step = (torch.arange(len(images) + 1, device=images.device) * size + start) // len(images)
     taken = step[1:] > step[:-1]
     return images[order[taken]].sort().values, images[order[~taken]].sort().values
 

@@ -10,6 +10,7 @@ import importlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -167,8 +168,10 @@ def _from_transformers(name: str) -> Any:
         raise GenxaiError(
             f"model.text.name: {name!r} needs transformers ({error}); pip install 'genxai[text]', or use small"
         ) from None
+    if name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
+        raise GenxaiError(f"model.text.name: {name!r} is not a folder; use a BERT's folder or hub name, or small")
     try:
-        return load(name)
+        return load(str(Path(name).expanduser()) if name.startswith("~") else name)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise GenxaiError(

@@ -99,6 +99,7 @@ class PretrainedBert(TextEncoder):
 
     def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         _check_length(tokens, self.max_tokens)
+        # not every fused kernel gives numbers for a row without keys; what it gives for this one is not used
         visible = token_mask | ~token_mask.any(dim=1, keepdim=True)
         # the full [B, 1, L, L] mask: given one of [B, L], transformers asks the device whether it is all True
         visible = visible[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
@@ -149,5 +150,5 @@ def _load_bert(cfg: TextEncoderConfig) -> Any:
 
 def _not_bert(name: str, architecture: Any) -> UsageError:
     return UsageError(
-        f"model.text.name={name!r} is not BERT-like ({architecture.model_type}); allowed are encoders of the BERT family"
+        f"model.text.name={name!r} is not BERT-like ({architecture.model_type}); name a BERT, MiniLM or RoBERTa"
     )

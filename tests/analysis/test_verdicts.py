@@ -1,5 +1,7 @@
 """Few-seed statistics against values worked out by hand (t quantiles from a printed table)."""
 
+# ruff: noqa: RUF001 - the typographic minus is what a table shows
+
 from __future__ import annotations
 
 import math

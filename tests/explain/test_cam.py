@@ -216,14 +216,13 @@ def test_negative_activations_keep_map_and_gradients_finite(offset: float) -> No
     assert heatmap.isfinite().all() and raw.grad is not None and raw.grad.isfinite().all()
 
 
-def test_exactly_singular_denominators_are_held_at_one() -> None:
-    activations = torch.tensor([[[[-1.0]], [[3.0]]]]).requires_grad_()  # 2 + S g = 0 in channel 0
-    score = 2.0 * activations[:, 0, 0, 0] + activations[:, 1, 0, 0]
-    # alpha = 1 and 1/5: M = ReLU(1 * 2 * -1 + 1/5 * 1 * 3) = 0; with the sign of channel 0 turned it would be 2.6
-    assert grad_cam_plus_plus(score, activations).item() == 0.0
-    turned = torch.tensor([[[[-1.0]], [[30.0]]]]).requires_grad_()
-    score = 2.0 * turned[:, 0, 0, 0] + 10.0 * turned[:, 1, 0, 0]
-    assert grad_cam_plus_plus(score, turned).item() == 0.0
+def test_denominators_at_and_beyond_the_singularity_are_held_at_one() -> None:
+    singular = torch.tensor([[[[-1.0, 0.0]]]]).requires_grad_()  # 2 + S g = 0: infinity times 0 without the guard
+    assert grad_cam_plus_plus(2.0 * singular.sum((1, 2, 3)), singular).tolist() == [[[0.0, 0.0]]]
+    beyond = torch.tensor([[[[-1.0]], [[30.0]]]]).requires_grad_()  # 2 + S g = -2 in channel 0, 32 in channel 1
+    score = 4.0 * beyond[:, 0, 0, 0] + 1.0 * beyond[:, 1, 0, 0]
+    # alpha = 1 and 1/32: M = ReLU(-4 + 30/32) = 0; a negative weight would turn channel 0 into +2
+    assert grad_cam_plus_plus(score, beyond).item() == 0.0
     mild = torch.tensor([[[[-0.25]], [[3.0]]]]).requires_grad_()  # S g = -0.5: the formula itself, alpha = 1/1.5
     score = 2.0 * mild[:, 0, 0, 0] + 4.0 * mild[:, 1, 0, 0]
     assert grad_cam_plus_plus(score, mild).item() == pytest.approx(-0.25 * 2 / 1.5 + 3 * 4 / 14)

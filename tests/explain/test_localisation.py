@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from genxai.explain import iou_xai, out_of_mask, pointing_game, resize_map
+from genxai.explain import grad_cam_plus_plus, iou_xai, out_of_mask, pointing_game, resize_map
 
 
 def square(*rows: str) -> Tensor:
@@ -127,6 +128,20 @@ def test_maps_are_resized_bilinearly_with_pixel_areas_aligned() -> None:
 def test_masks_may_carry_a_channel() -> None:
     for score in (iou_xai, out_of_mask, pointing_game):
         torch.testing.assert_close(score(RAMP, MASK[:, None]), score(RAMP, MASK))
+
+
+def test_explaining_and_judging_never_wait_for_the_host() -> None:
+    with FakeTensorMode():  # reading a value of a fake tensor raises
+        activations = torch.rand(3, 2, 4, 4, requires_grad=True)
+        heatmap = grad_cam_plus_plus(activations.square().sum((1, 2, 3)), activations, create_graph=True)
+        mask = torch.rand(3, 1, 8, 8) < 0.5
+        out_of_mask(heatmap, mask).sum().backward()
+        for score in (
+            iou_xai(heatmap, mask),
+            iou_xai(heatmap, mask, rule="area_matched"),
+            pointing_game(heatmap, mask),
+        ):
+            assert score.shape == (3,)
 
 
 def test_wrong_input_is_named() -> None:

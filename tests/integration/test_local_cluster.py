@@ -72,37 +72,47 @@ def test_an_array_index_has_the_limit_that_real_clusters_have(slurm_cluster: Loc
         submit(slurm_cluster, tmp_path, "true", "--array=1001")
 
 
-LISTENER = """\
-import os, pathlib, signal, sys, time
-events = pathlib.Path(sys.argv[1])
+STEP = """\
+import os, pathlib, signal, subprocess, sys, time
+first = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
 def note(text):
-    with events.open("a") as file:
-        file.write(f"{text} {os.environ.get('SLURM_RESTART_COUNT', '0')}\\n")
-signal.signal(signal.SIGUSR2, lambda *_: note("USR2"))
-note("start")
-while os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    with pathlib.Path(sys.argv[1]).open("a") as file:
+        file.write(text + "\\n")
+def stop(number, frame):
+    note("USR2")
+    if sys.argv[2] == "polite":
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+        sys.exit(75)
+signal.signal(signal.SIGUSR2, stop)
+note("start" if first else "start again")
+while first:
     time.sleep(0.05)
 """
 
 
 @pytest.mark.slurm
-def test_preemption_sends_usr2_then_requeues_and_the_job_runs_again(
-    slurm_cluster: LocalCluster, tmp_path: Path, until: Until
+@pytest.mark.parametrize("manners", ["polite", pytest.param("deaf", marks=pytest.mark.slow)])
+def test_preemption_tells_a_low_job_by_usr2_and_it_runs_again_after_the_high_one(
+    slurm_cluster: LocalCluster, tmp_path: Path, until: Until, manners: str
 ) -> None:
-    (tmp_path / "listener.py").write_text(LISTENER)
+    """A polite job asks to be requeued at once, as launch/worker.py does; a deaf one is requeued after its grace."""
+    (tmp_path / "step.py").write_text(STEP)
     events = tmp_path / "events"
 
     def seen() -> list[str]:
         return events.read_text().splitlines() if events.exists() else []
 
-    step = f"srun -N1 -n1 {sys.executable} {tmp_path}/listener.py {events}"
-    low = submit(slurm_cluster, tmp_path, step, "-N4", "--exclusive", "--signal=USR2@60")
-    until(lambda: seen() == ["start 0"], 10, "the low job runs")
+    def queued(job: str) -> bool:
+        return bool(slurm_cluster.output("squeue", "-h", "-j", job))
+
+    step = f"srun -N1 -n1 {sys.executable} {tmp_path}/step.py {events} {manners}"
+    low = submit(slurm_cluster, tmp_path, step, "-N4", "--exclusive", "--signal=USR2@60", "--requeue")
+    until(lambda: seen() == ["start"], 10, "the low job runs")
     high = submit(slurm_cluster, tmp_path, "true", "-N4", "--exclusive", "--partition=high")
-    until(lambda: not slurm_cluster.output("squeue", "-h", "-j", high), 20, "the high job has run")
-    assert seen() == ["start 0", "USR2 0"]
-    until(lambda: not slurm_cluster.output("squeue", "-h", "-j", low), 20, "the requeued job has ended")
-    assert seen() == ["start 0", "USR2 0", "start 1"]
+    until(lambda: not queued(high), 40, "the high job has run")
+    assert seen() == ["start", "USR2"]
+    until(lambda: not queued(low), 30, "the requeued job has ended")
+    assert seen() == ["start", "USR2", "start again"]
 
 
 @pytest.mark.slurm

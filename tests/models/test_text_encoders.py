@@ -91,6 +91,17 @@ def test_bert_gives_what_transformers_gives(bert_folder, captions):
     torch.testing.assert_close(ours(tokens, mask)[mask], expected[mask])
 
 
+def test_bert_never_gets_a_row_without_any_key(bert_folder, captions):
+    ours = build_text_encoder(TextEncoderConfig(name=bert_folder, max_tokens=8), VOCABULARY)
+    masks = []
+    ours.bert.register_forward_pre_hook(
+        lambda _, __, options: masks.append(options["attention_mask"]), with_kwargs=True
+    )
+    ours(*captions)
+    assert masks[0].any(dim=-1).all()
+    assert torch.equal(masks[0][:2, 0, 0], captions[1][:2])
+
+
 def test_bert_without_pretraining_has_the_architecture_and_random_weights(bert_folder):
     cfg = TextEncoderConfig(name=bert_folder, max_tokens=8, pretrained=False)
     fresh, trained = (

@@ -1,0 +1,115 @@
+"""A sweep on a real Slurm, its reconciler killed on the way: what was submitted goes on and is never computed twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from local_cluster import LocalCluster
+
+from genxai.runs import Run, State, find_runs, read_json, read_jsonl
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Until = Callable[[Callable[[], object], float, str], None]
+
+SWEEP = """\
+base: tiny
+overrides:
+  data.train_limit: 256
+  data.test_limit: 64
+  data.balanced_val_size: 20
+  train.epochs: 1
+  train.explain_samples: 8
+  objective.n_critic: 1
+  run.pictures: false
+  run.trackers: []
+space:
+  objective.lambda_bias: {grid: [0.0, 0.1]}
+seeds: [0]
+"""
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+class Sweep:
+    """Two grid points of one seed, and the command that brings them about."""
+
+    def __init__(self, cluster: LocalCluster, folder: Path) -> None:
+        self.cluster, self.folder, self.runs = cluster, folder, folder / "runs"
+
+    @contextlib.contextmanager
+    def reconciler(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """launch/sweep.py on Slurm, running; killed by SIGKILL when the block is left, if it has not ended."""
+        command = [sys.executable, str(REPOSITORY / "launch/sweep.py"), str(self.folder / "two.yaml"), *options]
+        command += ["--cluster", "slurm", "--profile", "local", "--runs", str(self.runs)]
+        with subprocess.Popen(
+            command,
+            env=os.environ | self.cluster.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def found(self) -> list[Run]:
+        return find_runs(self.runs, "two")
+
+    def starts(self) -> list[int]:
+        return [len(read_jsonl(run.provenance_file)) for run in self.found()]
+
+    def jobs(self) -> set[str]:
+        """Every array element and job the cluster remembers, ended ones included, as ID or ID_INDEX."""
+        return set(self.cluster.output("squeue", "-h", "-r", "-t", "all", "-o", "%i").split())
+
+
+@pytest.fixture
+def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[Sweep]:
+    """The tiny sweep on the session's cluster; its jobs are cancelled afterwards, whatever happened."""
+    (tmp_path / "two.yaml").write_text(SWEEP)
+    yield Sweep(slurm_cluster, tmp_path)
+    slurm_cluster.output("scancel", "--me")
+
+
+def test_a_reconciler_killed_twice_submits_nothing_twice_and_ends_with_every_run_computed_once(
+    sweep: Sweep, until: Until
+) -> None:
+    before = sweep.jobs()
+    with sweep.reconciler():
+        until(lambda: sweep.jobs() - before, 60, "jobs have been submitted")
+    submitted = sweep.jobs()
+    with sweep.reconciler():
+        until(lambda: any(sweep.starts()), 120, "a run has been started")
+    with sweep.reconciler() as last:
+        said, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, said
+    assert [run.state for run in sweep.found()] == [State.DONE, State.DONE]
+    assert sweep.starts() == [1, 1]
+    assert sweep.jobs() == submitted and len(submitted - before) == 2
+    assert (sweep.runs / "two" / "selected.yaml").is_file()
+
+    with sweep.reconciler() as again:
+        assert again.wait(timeout=120) == 0
+    assert sweep.jobs() == submitted
+
+
+def test_a_preempted_run_saves_itself_is_requeued_by_slurm_and_goes_on_where_it_stopped(
+    sweep: Sweep, until: Until
+) -> None:
+    with sweep.reconciler("train.epochs=30", "space.objective.lambda_bias.grid=[0.1]") as reconciler:
+        until(lambda: any(read_json(run.progress_file).get("step") for run in sweep.found()), 120, "a step is made")
+        sweep.cluster.output("srun", "-N4", "--exclusive", "--partition=high", "true", timeout=60)
+        said, _ = reconciler.communicate(timeout=300)
+    assert reconciler.returncode == 0, said
+    (run,) = sweep.found()
+    first, second = read_jsonl(run.provenance_file)
+    assert first["resumed_from_step"] == 0 < second["resumed_from_step"]
+    assert first["slurm_job"] == second["slurm_job"]  # requeued, not submitted anew
+    assert run.result()["steps_redone"] == 0 and run.failures() == []
