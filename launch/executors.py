@@ -14,7 +14,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -199,7 +199,7 @@ class SlurmRuns(Executor):
             with submission_environment():
                 array = executor.map_array(self.function, [str(planned.run.path) for planned, _ in runs])
         except submitit.core.utils.FailedJobError as error:
-            raise GenxaiError(f"sbatch refused the submission: {_last_line(error)} (profile: {jobs})") from None
+            raise GenxaiError(f"sbatch refused the submission: {_last_line(error)} (its files: {jobs})") from None
         return submitted(self.folder, record, [job.job_id for job in array])
 
 
@@ -214,13 +214,22 @@ def slurm_live(submissions: Sequence[Submission]) -> dict[str, Live]:
     return live
 
 
-def submission_environment() -> contextlib.AbstractContextManager[None]:
-    """Inside a job, the environment without that job's Slurm variables; elsewhere, as it is."""
+@contextlib.contextmanager
+def submission_environment() -> Iterator[None]:
+    """Inside a job, the environment without that job's own variables; elsewhere, as it is.
+
+    SLURM_CONF is kept: it says where the cluster is, not which job this is.
+    """
     if "SLURM_JOB_ID" not in os.environ:
-        return contextlib.nullcontext()
+        yield
+        return
     import submitit
 
-    return submitit.helpers.clean_env()
+    configuration = os.environ.get("SLURM_CONF")
+    with submitit.helpers.clean_env():
+        if configuration is not None:
+            os.environ["SLURM_CONF"] = configuration
+        yield
 
 
 def _last_line(error: Exception) -> str:

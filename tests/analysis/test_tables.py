@@ -144,6 +144,14 @@ def test_the_sweeps_selected_point_stands_for_its_row(sweep: Any) -> None:
     assert "selected by sweep 'lambda' on val/accuracy, val/ssim_align; provisional" in notes(table, "full")
 
 
+def test_the_selected_point_stands_even_where_another_has_better_validation_accuracy(sweep: Any) -> None:
+    file = sweep.path / "lambda" / "selected.yaml"
+    selected = yaml.safe_load(file.read_text())
+    selected["selected"] = {"trial": 0, "point": {"objective.lambda_gp": 1.0, "objective.lambda_bias": 0.1}}
+    file.write_text(yaml.safe_dump(selected))
+    assert text(table2(load_runs(sweep.path)), "full", "accuracy").startswith("81.0 ± 2.0 (n=3)")
+
+
 def test_without_a_selection_validation_accuracy_chooses_and_never_test(runs: Any) -> None:
     better = runs.seeds({"train.lr": 0.1}, {"val/accuracy": [0.90] * 3, "test/accuracy": [0.10] * 3})
     runs.seeds({"train.lr": 0.2}, {"val/accuracy": [0.80] * 3, "test/accuracy": [0.99] * 3})

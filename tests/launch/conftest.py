@@ -1,0 +1,114 @@
+"""Sweeps of the tests: a small space over the tiny preset, and ways to run it without training anything."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from genxai.runs import write_json
+from launch.outcomes import Outcome
+from launch.plan import Planner
+from launch.sweepdir import SweepDir
+from launch.sweepfile import load_sweep
+
+HERE = Path(__file__).parent
+
+SWEEP = """
+name: s
+base: tiny
+space:
+  objective.lambda_gp: {grid: [1, 10], low: 0.3, high: 100, log: true}
+  objective.lambda_bias: {grid: [0, 1], low: 0.001, high: 10, log: true}
+bayes: {points: 3}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text(SWEEP)
+    return file
+
+
+@pytest.fixture
+def make_planner(sweep_file, tmp_path):
+    """A planner of the test sweep with overrides; data is identified by a constant."""
+
+    def make(*overrides: str) -> Planner:
+        sweep = load_sweep(sweep_file, overrides)
+        return Planner(sweep, SweepDir(tmp_path / "runs" / sweep.name), lambda data: "data")
+
+    return make
+
+
+@pytest.fixture
+def finish():
+    """Writes the result of a planned run."""
+
+    def write(planned, **metrics) -> None:
+        planned.run.plan(planned.config)
+        values = {"val/accuracy": 0.5, "val/ssim_align": 0.5} | {f"val/{name}": value for name, value in metrics.items()}
+        write_json(planned.run.result_file, {"metrics": values, "seconds": 36.0, "restarts": 0, "steps": 3})
+
+    return write
+
+
+@pytest.fixture
+def complete():
+    """The outcome of a trial that is done."""
+
+    def make(trial, accuracy: float, alignment: float) -> Outcome:
+        return Outcome(trial, "complete", (accuracy, alignment), (0.01, 0.01), 2)
+
+    return make
+
+
+class FakeSweep:
+    """sweep.py with the fake trainer as a process; RUNS is a folder of the test."""
+
+    def __init__(self, runs: Path, sweep_file: Path) -> None:
+        self.runs, self.file = runs, sweep_file
+        self.runs.mkdir()
+        self.environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, str(HERE / "fake_sweep.py"), str(self.file), "--runs", str(self.runs), *words]
+
+    def start(self, *words: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            self.command(*words), env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def wait_until(self, condition, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.05)
+
+    def finished(self) -> list[str]:
+        file = self.runs / "finished.jsonl"
+        return [json.loads(line)["signature"] for line in file.read_text().splitlines()] if file.exists() else []
+
+    def points(self) -> dict[int, dict]:
+        """Trial number -> point, as the run directories remember them."""
+        from launch.plan import remembered
+
+        return {memory.trial: memory.point for _, memory in remembered(SweepDir(self.runs / "s"))}
+
+    def most_alive(self) -> int:
+        return max(json.loads(line)["alive"] for line in (self.runs / "alive.jsonl").read_text().splitlines())
+
+
+@pytest.fixture
+def fake_sweep(tmp_path, sweep_file):
+    return FakeSweep(tmp_path / "runs", sweep_file)
