@@ -76,7 +76,7 @@ def choose(configurations: Sequence[Configuration], row: RowSpec, sweeps: Mappin
     wishes = {c.key: sum(c.meets({key: wish}) for key, wish in row.prefer.items()) for c in fitting}
     rivals = [c for c in fitting if wishes[c.key] == max(wishes.values())]
     selected = {c.key: name for name, sweep in sweeps.items() if (c := sweep.chosen(rivals)) and len(c.done)}
-    best = max(rivals, key=lambda c: (_complete(c), _validation(c), c.key))
+    best = max(rivals, key=lambda c: (c.key in selected, _complete(c), _validation(c), c.key))
     notes = [_unmet(best, row), _why(best, rivals, sweeps.get(selected.get(best.key, ""))), _unfinished(best)]
     return Choice(best, tuple(note for note in notes if note))
 

@@ -1,4 +1,4 @@
-"""Tables as data: the YAML files of `analysis/tables` and the paper's figures in `analysis/paper`.
+"""Tables as data: the YAML files of `analysis/definitions` and the paper's figures in `analysis/paper`.
 
 Adding a row, a column or a table is adding lines there; nothing in the code names one.
 """
@@ -132,11 +132,11 @@ def load_tables(folder: Path | None = None) -> list[TableSpec]:
 
     Raises UsageError naming the file and the key that is wrong.
     """
-    root = folder if folder is not None else resources.files("analysis") / "tables"
+    root = folder if folder is not None else resources.files("analysis") / "definitions"
     specs = []
     for entry in sorted(root.iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".yaml"):
-            specs.append(validate(TableSpec, _mapping(entry.read_text(), f"tables/{entry.name}"), entry.name))
+            specs.append(validate(TableSpec, _mapping(entry.read_text(), entry.name), entry.name))
     return sorted(specs, key=lambda spec: [int(part) if part.isdigit() else -1 for part in re.split(r"(\d+)", spec.id)])
 
 

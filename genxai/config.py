@@ -68,7 +68,9 @@ class ImageEncoderConfig(Section):
     """The visual branch: one activation map is explained, the last one gives the image tokens."""
 
     name: Literal["small_cnn", "resnet18", "resnet50"] = "small_cnn"
-    width: Count = Field(32, description="channels of the small CNN's first layer (last: twice as many)")
+    width: Count = Field(
+        32, description="channels of the small CNN's first layer (map: twice, tokens: four times as many)"
+    )
     input_size: int = Field(28, ge=28, le=448, description="images are resized to this before the encoder [px]")
     cam_layer: Literal["", "layer2", "layer3", "layer4"] = Field(
         "", description="ResNet block that is explained; '' is layer3 (14x14 at 224 px)"

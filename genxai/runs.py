@@ -26,6 +26,10 @@ from genxai.configfile import dump_config, validate
 from genxai.errors import GenxaiError
 
 
+#: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class State(enum.StrEnum):
     """What the files of a run say has happened to it."""
 
@@ -126,7 +130,7 @@ class Run:
     def config(self) -> Config:
         """The resolved configuration of the run."""
         try:
-            tree = yaml.safe_load(self.config_file.read_text())
+            tree = yaml.load(self.config_file.read_text(), Loader=SAFE_LOADER)
         except (OSError, yaml.YAMLError) as error:
             raise GenxaiError(f"{self.config_file}: cannot be read: {error}") from None
         return validate(Config, tree, str(self.config_file))

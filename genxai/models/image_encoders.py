@@ -54,11 +54,14 @@ def build_image_encoder(cfg: ImageEncoderConfig) -> ImageEncoder:
 
 
 class SmallCNN(ImageEncoder):
-    """Three 3x3 convolutions (width, 2 width at stride 2, 2 width): a 14x14 map at 28 px, whose positions are tokens.
+    """A 14x14 explained map and 49 tokens at 28 px, as a ResNet has layer3 explained and layer4 tokens.
+
+    Three 3x3 convolutions (width, 2 width at stride 2, 2 width) give the map; two more (4 width at stride 2, 4 width)
+    the tokens, each of which sees 21 px. Tokens read straight off the map see 9 px: pooled, they learn textures, not
+    digits (unbiased accuracy with the attribution penalty 0.41 against 0.73, image-only, 1,500 steps, one seed).
 
     GroupNorm, not BatchNorm: explaining extra samples changes nothing, and batches of any make-up give the same maps.
-    None after the last convolution: it would fix the mean of each group of channels, which is what is pooled. The last
-    convolution is dilated: a position sees 13 px instead of 9 at no cost, and pooled tokens are learned faster.
+    None after the last convolution: it would fix the mean of each group of channels, which is what is pooled.
     """
 
     def __init__(self, cfg: ImageEncoderConfig) -> None:
@@ -67,22 +70,27 @@ class SmallCNN(ImageEncoder):
             raise UsageError(f"model.image.cam_layer={cfg.cam_layer!r} names a ResNet block; small_cnn allows only ''")
         if cfg.weights != "none":
             raise UsageError(f"model.image.weights={cfg.weights!r}: small_cnn is trained from scratch; use 'none'")
-        self.map_channels = self.token_channels = 2 * cfg.width
-        first, second = cfg.width, 2 * cfg.width
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, first, kernel_size=3, padding=1, bias=False),
-            nn.GroupNorm(group_count(first), first),
-            nn.ReLU(),
-            nn.Conv2d(first, second, kernel_size=3, stride=2, padding=1, bias=False),
-            nn.GroupNorm(group_count(second), second),
-            nn.ReLU(),
-            nn.Conv2d(second, second, kernel_size=3, padding=2, dilation=2),
+        width = cfg.width
+        self.map_channels, self.token_channels = 2 * width, 4 * width
+        self.to_map = nn.Sequential(
+            *_normed_convolution(1, width),
+            *_normed_convolution(width, 2 * width, stride=2),
+            *_normed_convolution(2 * width, 2 * width),
+        )
+        self.to_tokens = nn.Sequential(
+            *_normed_convolution(2 * width, 4 * width, stride=2),
+            nn.Conv2d(4 * width, 4 * width, kernel_size=3, padding=1),
             nn.ReLU(),
         )
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        activations = self.layers(2 * self.resize(images) - 1)
-        return ImageFeatures(activations, as_tokens(activations))
+        activations = self.to_map(2 * self.resize(images) - 1)
+        return ImageFeatures(activations, as_tokens(self.to_tokens(activations)))
+
+
+def _normed_convolution(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+    return convolution, nn.GroupNorm(group_count(outputs), outputs), nn.ReLU()
 
 
 class ResNetEncoder(ImageEncoder):

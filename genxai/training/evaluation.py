@@ -123,7 +123,9 @@ def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
     classifier = FusionClassifier(config.model, data.num_classes, data.vocab_size)
     classifier.load_state_dict(saved["loop"]["best"] or saved["modules"]["classifier"])
     classifier.to(device)
-    return {name: value for split in splits for name, value in evaluate_split(classifier, config, split, device).items()}
+    return {
+        name: value for split in splits for name, value in evaluate_split(classifier, config, split, device).items()
+    }
 
 
 def full_size_maps(maps: Tensor, images: Tensor) -> Tensor:

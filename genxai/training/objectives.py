@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {"grad_cam_plus_plus": grad_cam_plus_plus, "grad_cam": grad_cam}
 
 
-def plain_forward(module: nn.Module) -> Callable[..., Tensor]:
+def plain_forward(module: nn.Module) -> Callable[..., Any]:
     """The module's own forward, past any wrapper that Accelerate put on the instance (autocast)."""
     return type(module).forward.__get__(module)
 

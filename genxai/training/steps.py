@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genxai.data import Sample
 from genxai.explain import out_of_mask
 from genxai.fairness import Ledger, bias_loss, correction, estimated_mask, reveal_score
+from genxai.fairness.revise import SampleOrigin
 from genxai.models import frozen_statistics, update_ema
 from genxai.training.experiment import Experiment
 from genxai.training.objectives import attribution_map, gradient_penalty, plain_forward
@@ -29,6 +31,12 @@ class Monitored(NamedTuple):
     token_mask: Tensor
     masks: Tensor
     ids: Tensor
+
+    @classmethod
+    def first(cls, sample: Sample, count: int) -> Monitored:
+        """The first samples of a batch; batches are random, so these are a random choice."""
+        columns = (sample.images, sample.labels, sample.tokens, sample.token_mask, sample.masks, sample.indices)
+        return cls(*(column[:count] for column in columns))
 
     def join(self, other: Monitored) -> Monitored:
         return Monitored(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
@@ -96,47 +104,46 @@ def classifier_step(experiment: Experiment, step: int, generated: Monitored, led
     logits = experiment.wrapped["classifier"](sample.images, sample.tokens, sample.token_mask).logits
     cross_entropy = F.cross_entropy(logits.float(), sample.labels)
     loss, attribution, revise = cross_entropy, torch.zeros_like(cross_entropy), torch.zeros_like(cross_entropy)
-    explains = experiment.explains(step)
-    if explains:
-        count = experiment.monitored
-        real = Monitored(
-            *(
-                part[:count]
-                for part in (
-                    sample.images, sample.labels, sample.tokens, sample.token_mask, sample.masks, sample.indices
-                )
-            )
-        )  # fmt: skip
+    if experiment.explains(step):
+        real = Monitored.first(sample, experiment.monitored)
         monitored = real.join(generated) if config.revise.enabled else real
         outside, scores = reveal(experiment, monitored, create_graph=True)
-        attribution = outside[:count].mean()
+        attribution = outside[: len(real.ids)].mean()
         loss = loss + config.objective.lambda_attribution * attribution
-    if explains and config.revise.enabled:
-        revise, flagged = correction(scores, config.revise.tau)
-        loss = loss + config.revise.weight * revise
+        if config.revise.enabled:
+            revise, flagged = correction(scores, config.revise.tau)
+            loss = loss + config.revise.weight * revise
     _update(experiment, "classifier", loss)
-    if explains and config.revise.enabled:
+    if experiment.explains(step) and config.revise.enabled:
         _, after = reveal(experiment, monitored, create_graph=False)
-        for origin, part in (("real", slice(0, count)), ("generated", slice(count, None))):
-            action = "revise_classifier"
-            if origin == "generated" and config.revise.generator_weight > 0:
-                action = "revise_classifier_and_generator"
-            ledger.add(
-                step,
-                origin,
-                monitored.ids[part],
-                monitored.labels[part],
-                scores[part],
-                flagged[part],
-                action,
-                after[part],
-            )
+        _enter(ledger, step, experiment, monitored, scores, flagged, after)
     terms = {
         "classifier/cross_entropy": cross_entropy,
         "classifier/attribution": attribution,
         "classifier/revise": revise,
     }
     return {name: term.detach() for name, term in terms.items()}
+
+
+def _enter(
+    ledger: Ledger,
+    step: int,
+    experiment: Experiment,
+    monitored: Monitored,
+    scores: Tensor,
+    flagged: Tensor,
+    after: Tensor,
+) -> None:
+    """Note the revision of one step: the real samples first, then the generated ones."""
+    both = "_and_generator" if experiment.config.revise.generator_weight > 0 else ""
+    count = experiment.monitored
+    parts: tuple[tuple[SampleOrigin, slice, str], ...] = (
+        ("real", slice(None, count), "revise_classifier"),
+        ("generated", slice(count, None), f"revise_classifier{both}"),
+    )
+    for origin, part, action in parts:
+        ids, labels = monitored.ids[part], monitored.labels[part]
+        ledger.add(step, origin, ids, labels, scores[part], flagged[part], action, after[part])
 
 
 def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) -> tuple[Tensor, Tensor]:

@@ -66,8 +66,9 @@ class Sweep:
         return [len(read_jsonl(run.provenance_file)) for run in self.found()]
 
     def jobs(self) -> set[str]:
-        """Every array element and job the cluster remembers, ended ones included, as ID or ID_INDEX."""
-        return set(self.cluster.output("squeue", "-h", "-r", "-t", "all", "-o", "%i").split())
+        """Every job and array element of sweeps that the cluster remembers, ended ones included: ID or ID_INDEX."""
+        lines = self.cluster.output("squeue", "-h", "-r", "-t", "all", "-o", "%i %j").splitlines()
+        return {job for job, name in map(str.split, lines) if name.startswith("genxai-")}
 
 
 @pytest.fixture
@@ -100,16 +101,20 @@ def test_a_reconciler_killed_twice_submits_nothing_twice_and_ends_with_every_run
     assert sweep.jobs() == submitted
 
 
-def test_a_preempted_run_saves_itself_is_requeued_by_slurm_and_goes_on_where_it_stopped(
-    sweep: Sweep, until: Until
-) -> None:
-    with sweep.reconciler("train.epochs=30", "space.objective.lambda_bias.grid=[0.1]") as reconciler:
-        until(lambda: any(read_json(run.progress_file).get("step") for run in sweep.found()), 120, "a step is made")
+def test_preempted_runs_save_are_requeued_by_slurm_and_go_on_where_they_stopped(sweep: Sweep, until: Until) -> None:
+    """Both elements of one array: the last one's job id is also the name of the whole array."""
+    before = sweep.jobs()
+    with sweep.reconciler("train.epochs=8") as reconciler:
+        until(
+            lambda: sum(read_json(run.progress_file).get("step", 0) > 0 for run in sweep.found()) == 2,
+            120,
+            "both runs make steps",
+        )
         sweep.cluster.output("srun", "-N4", "--exclusive", "--partition=high", "true", timeout=60)
         said, _ = reconciler.communicate(timeout=300)
     assert reconciler.returncode == 0, said
-    (run,) = sweep.found()
-    first, second = read_jsonl(run.provenance_file)
-    assert first["resumed_from_step"] == 0 < second["resumed_from_step"]
-    assert first["slurm_job"] == second["slurm_job"]  # requeued, not submitted anew
-    assert run.result()["steps_redone"] == 0 and run.failures() == []
+    assert len(sweep.jobs() - before) == 2  # requeued, not submitted anew
+    for run in sweep.found():
+        first, second = read_jsonl(run.provenance_file)
+        assert first["resumed_from_step"] == 0 < second["resumed_from_step"]
+        assert run.result()["steps_redone"] == 0 and run.failures() == []

@@ -138,8 +138,9 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch(fusion, build, batc
 
 
 def test_cross_attention_does_not_depend_on_the_order_in_which_image_tokens_are_listed(build):
-    cross = build("cross").cross
-    image, text, mask = torch.randn(2, 9, 8), torch.randn(2, 4, 8), torch.ones(2, 4, dtype=torch.bool)
+    network = build("cross")
+    cross, channels = network.cross, network.image_encoder.token_channels
+    image, text, mask = torch.randn(2, 9, channels), torch.randn(2, 4, 8), torch.ones(2, 4, dtype=torch.bool)
     torch.testing.assert_close(cross(image[:, torch.randperm(9)], text, mask), cross(image, text, mask))
     torch.testing.assert_close(cross(image, text[:, [2, 0, 3, 1]], mask), cross(image, text, mask))
 
@@ -193,8 +194,9 @@ def test_equation_10_with_one_token_on_each_side_ignores_the_image_entirely():
 
 
 def test_our_fusion_does_not_degenerate_even_with_one_token_on_each_side(build):
-    cross = build("cross").cross
-    visual, text = torch.randn(5, 1, 8, requires_grad=True), torch.randn(5, 1, 8)
+    network = build("cross")
+    cross = network.cross
+    visual, text = torch.randn(5, 1, network.image_encoder.token_channels, requires_grad=True), torch.randn(5, 1, 8)
     cross(visual, text, torch.ones(5, 1, dtype=torch.bool)).square().sum().backward()
     assert (visual.grad.abs().sum(dim=(1, 2)) > 0).all()
     assert cross.layers[0].image_from_text.query.weight.grad.abs().sum() > 0
