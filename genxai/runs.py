@@ -25,7 +25,6 @@ from genxai.config import WITHOUT_EFFECT, Config
 from genxai.configfile import dump_config, validate
 from genxai.errors import GenxaiError
 
-
 #: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -22,7 +22,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from local_conf import ACCOUNTING, GRES_CONF, NO_ACCOUNTING, SLURM_CONF, SLURMDBD_CONF
+from local_conf import GRES_CONF, SLURM_CONF, SLURMDBD_CONF, settings
 from local_processes import (
     ClusterError,
     Process,
@@ -194,7 +194,8 @@ class LocalCluster:
             shutil.rmtree(folder, ignore_errors=True)
         for folder in [*folders, self.root / "log"]:
             folder.mkdir(exist_ok=True)
-        values = self._values()
+        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.init}
+        values = settings(options, getpass.getuser(), free_ports(self.nodes + 2))
         self._write_record(cluster=values["cluster"], complete=False)
         for number in range(self.gpus):  # slurmd wants character devices; without any it drops the gres
             (self.root / f"dev/nvidia{number}").symlink_to("/dev/null")
@@ -212,25 +213,6 @@ class LocalCluster:
         self._wait("slurmctld and slurmd", lambda: self.node_states() == idle)
         self._write_record(complete=True)
 
-    def _values(self) -> dict[str, Any]:
-        """What the templates need: the options, and what is new at every start."""
-        values = {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.init}
-        first_port = free_ports(self.nodes + 2)
-        values |= {
-            "user": getpass.getuser(),
-            "cluster": f"local{secrets.token_hex(4)}",
-            "node_names": f"127.0.0.[1-{self.nodes}]",
-            "first_port": first_port,
-            "last_port": first_port + self.nodes - 1,
-            "controller_port": first_port + self.nodes,
-            "database_port": first_port + self.nodes + 1,
-            "last_gpu": self.gpus - 1,
-            "first_job_id": 1 + int(time.time()) % 60_000_000,  # Slurm's largest is 67 million
-            "preempt_signal": "SlurmctldParameters=preempt_send_user_signal" if self.preempt_signal else "",
-        }
-        values["accounting"] = ACCOUNTING.format(**values) if self.accounting else NO_ACCOUNTING
-        return values
-
     def _start_munge(self) -> None:
         folder = self.root / "munge"
         write_private(folder / "key", secrets.token_bytes(1024))
@@ -242,10 +224,13 @@ class LocalCluster:
     def _start_database(self, user: str, port: int) -> None:
         """A database behind a Unix socket that only this user may open, then slurmdbd on it."""
         data, database = self.root / "mysql", self.root / "run/mysql.sock"
-        if not (data / "mysql").exists():
+        if not data.exists():
+            new = self.root / "mysql.new"  # renamed when complete: a start may be killed meanwhile
+            shutil.rmtree(new, ignore_errors=True)
             login = ["--auth-root-authentication-method=socket", f"--auth-root-socket-user={user}", "--skip-test-db"]
             install = str(find_program("mariadb-install-db"))
-            self.output(install, "--no-defaults", f"--datadir={data}", f"--user={user}", *login, timeout=120.0)
+            self.output(install, "--no-defaults", f"--datadir={new}", f"--user={user}", *login, timeout=120.0)
+            new.rename(data)
         place = [f"--datadir={data}", f"--socket={database}", f"--pid-file={self.root}/run/mysql.pid", f"--user={user}"]
         # small, and need not survive a power cut; slurmdbd asks for the long lock wait
         size = ["--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900"]

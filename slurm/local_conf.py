@@ -5,6 +5,11 @@ Every line that is not plain Slurm was needed on Debian 12 (Slurm 22.05) without
 
 from __future__ import annotations
 
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
 SLURM_CONF = """\
 ClusterName={cluster}
 SlurmctldHost=localhost(127.0.0.1)
@@ -90,3 +95,25 @@ StorageHost=localhost
 StorageUser={user}
 StorageLoc=slurm_acct_db
 """
+
+
+def settings(options: Mapping[str, Any], user: str, first_port: int) -> dict[str, Any]:
+    """What the templates need: LocalCluster's options by name, and what is new at every start.
+
+    `first_port` is the first of `nodes` + 2 consecutive free ports.
+    """
+    nodes = options["nodes"]
+    values = dict(options) | {
+        "user": user,
+        "cluster": f"local{secrets.token_hex(4)}",
+        "node_names": f"127.0.0.[1-{nodes}]",
+        "first_port": first_port,
+        "last_port": first_port + nodes - 1,
+        "controller_port": first_port + nodes,
+        "database_port": first_port + nodes + 1,
+        "last_gpu": options["gpus"] - 1,
+        "first_job_id": 1 + int(time.time()) % 60_000_000,  # Slurm's largest is 67 million
+        "preempt_signal": "SlurmctldParameters=preempt_send_user_signal" if options["preempt_signal"] else "",
+    }
+    values["accounting"] = ACCOUNTING.format(**values) if options["accounting"] else NO_ACCOUNTING
+    return values

@@ -77,7 +77,8 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
 
 def random_state() -> dict[str, Any]:
     """All global generators. The loop reseeds them each step; what else may draw from them is kept in step too."""
-    version, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    # the global numpy generator is what a foreign library would draw from
+    version, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     python = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -94,7 +95,7 @@ def restore_random_state(saved: dict[str, Any]) -> None:
         for device, value in zip(range(torch.cuda.device_count()), saved["cuda"], strict=False):
             torch.cuda.set_rng_state(value, device)
     version, keys, position, has_gauss, gauss = saved["numpy"]
-    np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, keys, gauss = saved["python"]
     random.setstate((version, tuple(keys), gauss))
 

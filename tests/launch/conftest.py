@@ -52,7 +52,9 @@ def finish():
 
     def write(planned, **metrics) -> None:
         planned.run.plan(planned.config)
-        values = {"val/accuracy": 0.5, "val/ssim_align": 0.5} | {f"val/{name}": value for name, value in metrics.items()}
+        values = {"val/accuracy": 0.5, "val/ssim_align": 0.5} | {
+            f"val/{name}": value for name, value in metrics.items()
+        }
         write_json(planned.run.result_file, {"metrics": values, "seconds": 36.0, "restarts": 0, "steps": 3})
 
     return write
@@ -104,6 +106,9 @@ class FakeSweep:
         from launch.plan import remembered
 
         return {memory.trial: memory.point for _, memory in remembered(SweepDir(self.runs / "s"))}
+
+    def jobs_started(self) -> int:
+        return len((self.runs / "alive.jsonl").read_text().splitlines())
 
     def most_alive(self) -> int:
         return max(json.loads(line)["alive"] for line in (self.runs / "alive.jsonl").read_text().splitlines())

@@ -4,6 +4,7 @@ Faults are asked for by files beside the sweeps (RUNS/<fault>), which is where a
 """
 
 import json
+import math
 import os
 import signal
 import time
@@ -14,8 +15,6 @@ from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_j
 
 def metrics(config) -> dict[str, float]:
     """Smooth objectives with an optimum inside the space, a little different for every seed."""
-    import math
-
     gp, bias = config.objective.lambda_gp, config.objective.lambda_bias
     return {
         "val/accuracy": 1 / (1 + abs(math.log10(gp / 10))) + 0.01 * config.seed,
@@ -56,10 +55,11 @@ def _train(run: Run, runs: Path) -> str:
             return "failed"
         if (runs / "die").exists() and f"{config.objective.lambda_gp:g}" in (runs / "die").read_text().split():
             os.kill(os.getpid(), signal.SIGKILL)
-        for step in range(step + 1, steps + 1):
+        while step < steps:
             if stop:
                 return "stopped"
             time.sleep(0.05)
+            step += 1
             checkpoint.write_text(str(step))
             write_json(run.progress_file, {"step": step, "steps": steps, "images_per_second": 1.0, "eta_seconds": 1.0})
         append_jsonl(runs / "finished.jsonl", {"signature": run.signature})

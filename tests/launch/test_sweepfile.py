@@ -68,7 +68,7 @@ def test_a_missing_file_and_an_unknown_key_in_it_are_named(tmp_path, sweep_file)
     with pytest.raises(UsageError, match=r"nowhere\.yaml: no such sweep file"):
         load_sweep(tmp_path / "nowhere.yaml")
     sweep_file.write_text(sweep_file.read_text() + "seed: [1]\n")
-    with pytest.raises(UsageError, match="unknown key 'seed'.*nearest key is 'seeds'"):
+    with pytest.raises(UsageError, match=r"unknown key 'seed'.*nearest key is 'seeds'"):
         load_sweep(sweep_file)
 
 

@@ -1,0 +1,162 @@
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from genxai.errors import GenxaiError, UsageError
+from genxai.runs import append_jsonl, write_json
+from launch import cli, status, sweep
+from launch.outcomes import write_selection
+from launch.submissions import intend
+from launch.survey import Surveyor
+from launch.sweepdir import SweepDir
+from launch.sweepfile import dump_sweep
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GenxaiError("the disk"), 1),
+        (UsageError("the key"), 2),
+        (KeyboardInterrupt(), 130),
+        (cli.Interrupted("stopped", 143), 143),
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/x"), 1),
+        (OSError(errno.EROFS, "Read-only file system", "/runs/x"), 1),
+        (PermissionError(errno.EACCES, "Permission denied", "/runs/x"), 1),
+    ],
+)
+def test_errors_meant_for_a_person_are_one_message_and_an_exit_code(error, code, capsys):
+    def main():
+        raise error
+
+    assert cli.run_command(main) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said
+    assert str(getattr(error, "filename", None) or "") in said
+
+
+def test_other_errors_are_bugs_and_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run_command(lambda: 1 // 0)
+    with pytest.raises(FileNotFoundError):
+        cli.run_command(lambda: len(Path("/nowhere/at/all").read_text()))
+
+
+def test_a_closed_pipe_is_quiet():
+    script = "import sys; from launch.cli import run_command; sys.exit(run_command(lambda: print('x' * 10**6) or 0))"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("command", ["sweep.py", "status.py"])
+def test_help_is_quick_and_has_examples(command):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "launch" / command), "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - began < 1.5
+    assert "examples:" in done.stdout and f"python launch/{command}" in done.stdout
+
+
+def test_the_sweep_command_imports_nothing_heavy():
+    script = "import sys, launch.sweep, launch.reconciler, launch.display, launch.status; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "optuna", "submitit", "pandas"} & set(loaded)
+
+
+@pytest.fixture
+def without_slurm(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+
+
+def test_a_cluster_without_sbatch_is_a_usage_error_that_names_the_way_out(without_slurm, tmp_path, sweep_file, capsys):
+    code = sweep.main([str(sweep_file), "--cluster", "slurm", "--runs", str(tmp_path / "runs")])
+    said = capsys.readouterr().err
+    assert code == 2 and "sbatch" in said and "--cluster local" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["nowhere.yaml"], ["a.yaml", "b.yaml"], ["--max-parallel", "0"], ["--profile", "gpu"], ["a=1=2", "x"]]
+)
+def test_wrong_usage_ends_with_2_and_one_message(words, tmp_path, capsys):
+    assert sweep.main([*words, "--runs", str(tmp_path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_runs_folder_is_one_message(tmp_path, sweep_file, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert sweep.main([str(sweep_file), "--runs", str(blocked)]) == 1
+    said = capsys.readouterr().err
+    assert str(blocked) in said and "--runs" in said and blocked.read_text() == "not a folder"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_runs_folder_is_one_message(tmp_path, sweep_file, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    assert sweep.main([str(sweep_file), "--runs", str(tmp_path / "runs")]) == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_runs_come_from_the_option_the_environment_or_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENXAI_RUNS", raising=False)
+    assert cli.runs_folder(None) == tmp_path / "runs"
+    monkeypatch.setenv("GENXAI_RUNS", "/elsewhere")
+    assert cli.runs_folder(None) == Path("/elsewhere")
+    assert cli.runs_folder(Path("here")) == tmp_path / "here"
+
+
+def test_status_shows_counts_best_failures_and_the_end_of_their_logs(make_planner, finish, tmp_path, capsys):
+    planner = make_planner("bayes.points=0")
+    trials = planner.grid()
+    for planned in trials[0].runs:
+        finish(planned, accuracy=0.75)
+    bad = trials[1].runs[0]
+    bad.run.plan(bad.config)
+    append_jsonl(bad.run.provenance_file, {"resumed_from_step": 0})
+    for _ in range(2):
+        append_jsonl(bad.run.failures_file, {"exception": "ValueError", "message": "broken", "step": 4})
+    write_json(bad.run.failed_file, {"exception": "ValueError", "message": "broken", "step": 4})
+    bad.run.log_file.write_text("first\nlast words\n")
+
+    survey = Surveyor(planner).look({t.number: t for t in trials}, {}, ())
+    write_selection(planner.folder, planner.sweep, list(survey.outcomes.values()))
+    planner.folder.definition.write_text(dump_sweep(planner.sweep.definition))
+
+    assert status.main([str(tmp_path / "runs"), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["sweeps"]
+    assert (told["total"], told["counts"]["done"], told["counts"]["failed"], told["counts"]["missing"]) == (8, 2, 1, 5)
+    assert told["failures"][0]["reason"] == "ValueError: broken at step 4 (3 times)"
+    assert told["failures"][0]["last_lines"] == ["first", "last words"]
+    assert abs(told["hours"] - 0.02) < 1e-9 and "val/accuracy 0.7500" in told["best"]
+
+    assert status.main([str(tmp_path / "runs")]) == 0
+    shown = capsys.readouterr().out
+    assert "last words" in shown and "lambda_gp=1" in shown
+
+
+def test_status_of_nothing_and_of_no_folder(tmp_path, capsys):
+    assert status.main([str(tmp_path)]) == 0 and "no runs yet" in capsys.readouterr().out
+    assert status.main([str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
+
+
+def test_status_changes_nothing(make_planner, finish, tmp_path):
+    planner = make_planner()
+    finish(planner.grid()[0].runs[0])
+    intend(SweepDir(tmp_path / "runs" / "s"), "local", [("0" * 12, 0)])
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
+    status.main([str(tmp_path / "runs"), "--json"])
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")} == before

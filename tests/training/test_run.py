@@ -1,0 +1,146 @@
+"""A run from its directory to result.json: resuming, early stopping, failing, and what is written on the way."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+
+from genxai.configfile import load_config
+from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_json
+from genxai.training import Outcome, train
+from genxai.training import resume as resume_module
+from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_checkpoint
+
+
+@pytest.fixture
+def planned(tmp_path, small):
+    def plan(*overrides: str, folder: str = "0123456789ab") -> Run:
+        run = Run(tmp_path / "sweep" / folder)
+        run.plan(load_config("tiny", [*small, "run.pictures=false", *overrides]))
+        return run
+
+    return plan
+
+
+def comparable(run: Run) -> tuple[object, ...]:
+    result = {k: v for k, v in run.result().items() if k not in ("seconds", "restarts", "steps_redone", "signature")}
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in read_jsonl(run.metrics_file)]
+    return result, lines, run.ledger_file.read_bytes()
+
+
+def test_a_run_ends_with_metrics_of_every_split_and_names_what_selected(planned):
+    run = planned()
+    assert train(run) is Outcome.DONE and run.state is State.DONE
+    result = run.result()
+    assert {name.split("/")[0] for name in result["metrics"]} == {*VALIDATION_SPLITS, *TEST_SPLITS, "generator"}
+    assert result["selected_on"] == "val/accuracy" and result["restarts"] == 0 and result["steps_redone"] == 0
+    assert [line["split"] for line in read_jsonl(run.metrics_file)] == ["val", "val_balanced", "generator"] * 2
+    (start,) = read_jsonl(run.provenance_file)
+    assert {"command", "git", "packages", "host", "device", "slurm_job", "data", "threads", "resumed_from_step"} <= set(
+        start
+    )
+    assert evaluate_checkpoint(run, ("val",))["val/accuracy"] == result["metrics"]["val/accuracy"]
+    assert "epoch 2" in run.log_file.read_text()
+
+
+def test_stopping_after_every_step_changes_nothing(planned, monkeypatch):
+    whole = planned(folder="aaaaaaaaaaaa")
+    assert train(whole) is Outcome.DONE
+    pieces = planned(folder="bbbbbbbbbbbb")
+    from genxai.training import loop
+
+    step = loop.joint_step
+
+    def step_then_signal(*arguments):
+        terms = step(*arguments)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return terms
+
+    monkeypatch.setattr(loop, "joint_step", step_then_signal)
+    outcomes = [train(pieces)]
+    while outcomes[-1] is Outcome.STOPPED and len(outcomes) < 50:
+        outcomes.append(train(pieces))
+    assert outcomes[-1] is Outcome.DONE and len(outcomes) == whole.result()["steps"]
+    assert comparable(pieces) == comparable(whole)
+
+
+def test_lines_written_after_the_last_checkpoint_are_cut_off_on_resume(planned):
+    whole = planned(folder="aaaaaaaaaaaa")
+    train(whole)
+    run = planned(folder="bbbbbbbbbbbb")
+    append_jsonl(run.metrics_file, {"step": 999})
+    append_jsonl(run.ledger_file, {"step": 999})
+    append_jsonl(run.provenance_file, {"resumed_from_step": 0})
+    train(run)
+    assert comparable(run) == comparable(whole)
+
+
+def test_early_stopping_keeps_the_best_classifier_and_ends_the_run(planned):
+    run = planned("train.epochs=6", "train.patience=1", "train.lr=1e-9")  # nothing is learned: the first stays best
+    assert train(run) is Outcome.DONE
+    result = run.result()
+    assert result["stopped_early"] and result["best_epoch"] == 1
+    assert {line["epoch"] for line in read_jsonl(run.metrics_file)} == {1, 2}
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_naming_the_term(planned):
+    run = planned("train.lr=1e30", "train.optimizer=sgd")
+    assert train(run) is Outcome.FAILED and run.state is State.FAILED
+    failure = read_json(run.failed_file)
+    assert failure["exception"] == "NonFiniteError" and failure["term"].startswith("classifier/")
+    assert failure["term"] in failure["message"] and failure["step"] >= 1
+    assert not any(torch.isnan(t).any() for t in _saved_tensors(run))
+
+
+def _saved_tensors(run: Run) -> list[torch.Tensor]:
+    from genxai.training import checkpoints
+
+    found = checkpoints.latest(run.checkpoints)
+    return [] if found is None else list(found[0]["modules"]["classifier"].values())
+
+
+def test_a_retry_moves_the_failure_aside_and_goes_on(planned):
+    run = planned()
+    write_json(run.failed_file, {"exception": "RuntimeError", "message": "a cosmic ray"})
+    assert train(run) is Outcome.DONE
+    assert not run.failed_file.exists() and [f["message"] for f in run.failures()] == ["a cosmic ray"]
+
+
+def test_an_exception_in_training_is_recorded_with_its_traceback(planned, monkeypatch):
+    from genxai.training import loop
+
+    def broken(*arguments):
+        raise RuntimeError("broken step")
+
+    monkeypatch.setattr(loop, "joint_step", broken)
+    run = planned()
+    assert train(run) is Outcome.FAILED
+    assert "broken step" in read_json(run.failed_file)["traceback"]
+
+
+def test_a_full_disk_is_not_the_runs_failure_and_harms_nothing(planned, monkeypatch):
+    run = planned("run.checkpoint_seconds=0")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(resume_module.checkpoints, "publish", full)
+        train(run)
+    assert not run.failed_file.exists() and run.state is State.STARTED
+    assert train(run) is Outcome.DONE
+
+
+def test_a_second_call_on_a_finished_run_does_nothing(planned):
+    run = planned()
+    train(run)
+    before = run.result_file.stat().st_mtime_ns
+    assert train(run) is Outcome.DONE and run.result_file.stat().st_mtime_ns == before
+
+
+def test_pictures_are_written_at_evaluations(planned):
+    run = planned("run.pictures=true")
+    train(run)
+    assert [path.name for path in run.newest_pictures()] == ["attribution-0000010.png", "samples-0000010.png"]

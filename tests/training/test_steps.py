@@ -1,0 +1,166 @@
+"""Algorithm 1, one update at a time: each changes its own network and computes the equation it names."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from genxai.configfile import load_config
+from genxai.fairness import Ledger, bias_loss
+from genxai.training.experiment import build
+from genxai.training.loop import joint_step
+from genxai.training.objectives import gradient_penalty, plain_forward
+from genxai.training.steps import classifier_step, critic_step, generator_step, reveal
+
+
+@pytest.fixture
+def make(small):
+    torch.set_num_threads(1)
+    return lambda *overrides: build(load_config("tiny", [*small, *overrides]))
+
+
+def snapshot(experiment) -> dict[str, torch.Tensor]:
+    return {
+        f"{owner}.{name}": value.clone()
+        for owner, module in experiment.modules().items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def changed(experiment, before) -> set[str]:
+    after = snapshot(experiment)
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_the_critic_step_computes_eq_1_and_changes_the_critic_alone(make):
+    experiment = make("objective.lambda_gp=7")
+    sample = experiment.train.batch(experiment.draws.critic_indices(0, 1))
+    latents = experiment.draws.latents("critic", experiment.config.model.gan.latent_dim, 0, 1)
+    fake = experiment.generator(latents, sample.labels).detach()
+    critic = experiment.critic
+    wasserstein = critic(fake, sample.labels).mean() - critic(sample.images, sample.labels).mean()
+    epsilon = experiment.draws.epsilon(0, 1)
+    penalty = gradient_penalty(critic, sample.images, fake, sample.labels, epsilon=epsilon)
+    (wasserstein + 7 * penalty).backward()
+    expected = {name: parameter.grad.clone() for name, parameter in critic.named_parameters()}
+    before = snapshot(experiment)
+    terms = critic_step(experiment, 0, 1)
+    torch.testing.assert_close(terms["critic/wasserstein"], wasserstein.detach())
+    torch.testing.assert_close(terms["critic/penalty"], penalty.detach())
+    for name, parameter in critic.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+    assert changed(experiment, before) == {"critic"}
+
+
+def test_the_generator_step_computes_eq_2_and_changes_generator_and_average_alone(make):
+    experiment = make("revise.generator_weight=0", "objective.lambda_bias=3")
+    indices = experiment.draws.paired_indices(0)
+    labels = experiment.train.labels[indices]
+    fake = experiment.generator(experiment.draws.latents("generator", 32, 0), labels)
+    adversarial = -experiment.critic(fake, labels).mean()
+    bias = bias_loss(experiment.descriptor(fake), labels, experiment.reference)
+    (adversarial + 3 * bias).backward()
+    expected = {name: parameter.grad.clone() for name, parameter in experiment.generator.named_parameters()}
+    before = snapshot(experiment)
+    terms, _ = generator_step(experiment, 0)
+    torch.testing.assert_close(terms["generator/bias"], bias.detach())
+    for name, parameter in experiment.generator.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
+    assert changed(experiment, before) == {"generator", "average"}
+    assert all(parameter.requires_grad for parameter in experiment.critic.parameters())
+    assert all(parameter.requires_grad for parameter in experiment.classifier.parameters())
+
+
+def test_the_correction_reaches_the_generator_through_the_classifiers_map(make):
+    gradients = []
+    for weight in (0.0, 5.0):
+        experiment = make(f"revise.generator_weight={weight}", "revise.tau=0")
+        terms, _ = generator_step(experiment, 0)
+        gradients.append(torch.cat([p.grad.flatten() for p in experiment.generator.parameters()]))
+        assert (terms["generator/revise"] > 0) == (weight > 0)
+        assert all(parameter.grad is None for parameter in experiment.classifier.parameters())
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-7
+
+
+def test_the_classifier_step_computes_eq_11_plus_the_correction(make):
+    experiment = make("revise.tau=0.2", "model.dropout=0")
+    config = experiment.config
+    _, generated = generator_step(experiment, 0)
+    sample = experiment.train.batch(experiment.draws.classifier_indices(0))
+    logits = experiment.classifier(sample.images, sample.tokens, sample.token_mask).logits
+    before = snapshot(experiment)
+    ledger = Ledger(config.revise.tau)
+    count = experiment.monitored
+    terms = classifier_step(experiment, 0, generated, ledger)
+    torch.testing.assert_close(terms["classifier/cross_entropy"], F.cross_entropy(logits, sample.labels).detach())
+    assert changed(experiment, before) == {"classifier"}
+    fresh = make("revise.tau=0.2", "model.dropout=0")
+    from genxai.training.steps import Monitored
+
+    monitored = Monitored.first(sample, count).join(generated)
+    outside, scores = reveal(fresh, monitored, create_graph=False)
+    torch.testing.assert_close(terms["classifier/attribution"], outside[:count].mean())
+    torch.testing.assert_close(terms["classifier/revise"], scores[scores > 0.2].mean())
+    records = ledger.drain()
+    assert len(records) == int((scores > 0.2).sum())
+    assert {record["origin"] for record in records} <= {"real", "generated"}
+
+
+def test_revealing_leaves_mode_gradients_buffers_and_random_streams_alone(make):
+    experiment = make("model.image.name=resnet18", "model.image.input_size=64", "model.fusion=image")
+    _, generated = generator_step(experiment, 0)
+    experiment.classifier.train()
+    before, stream = snapshot(experiment), torch.get_rng_state()
+    experiment.classifier.head.eval()  # without dropout nothing draws
+    reveal(experiment, generated, create_graph=False)
+    assert not changed(experiment, before)
+    assert torch.equal(stream, torch.get_rng_state())
+    assert experiment.classifier.image_encoder.training and not experiment.classifier.head.training
+    assert all(parameter.grad is None for parameter in experiment.classifier.parameters())
+
+
+def test_only_the_configured_fraction_is_explained_and_at_least_one(make):
+    assert make("revise.fraction=0.25").monitored == 8
+    assert make("revise.fraction=0.001").monitored == 1
+    experiment = make("revise.every=3")
+    assert [experiment.explains(step) for step in range(4)] == [True, False, False, True]
+
+
+def test_without_revision_and_attribution_nothing_is_explained_and_no_entry_is_made(make):
+    experiment = make("revise.enabled=false", "objective.lambda_attribution=0")
+    ledger = Ledger(0.3)
+    terms = joint_step(experiment, 0, ledger)
+    assert not experiment.explains(0) and ledger.drain() == []
+    assert terms["classifier/attribution"] == terms["classifier/revise"] == terms["generator/revise"] == 0
+
+
+@pytest.mark.parametrize("fusion", ["image", "early", "cross", "text"])
+def test_every_fusion_takes_part_in_the_joint_step(make, fusion):
+    off = ("revise.enabled=false", "objective.lambda_attribution=0") if fusion == "text" else ()
+    experiment = make(f"model.fusion={fusion}", *off)
+    before = snapshot(experiment)
+    terms = joint_step(experiment, 0, Ledger(0.3))
+    assert all(term.isfinite() for term in terms.values())
+    assert changed(experiment, before) == {"generator", "average", "critic", "classifier"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_penalty_stays_in_float32_at_any_precision(make, precision):
+    experiment = make(f"train.precision={precision}")
+    terms = joint_step(experiment, 0, Ledger(0.3))
+    reference = joint_step(make(), 0, Ledger(0.3))
+    assert all(term.isfinite() for term in terms.values())
+    torch.testing.assert_close(terms["critic/penalty"], reference["critic/penalty"], rtol=0.05, atol=1e-3)
+    seen = plain_forward(experiment.critic)(torch.rand(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64))
+    assert seen.dtype == torch.float32
+
+
+def test_a_step_is_a_function_of_the_seed_alone(make):
+    one, other = make(), make()
+    torch.rand(17)  # whatever else drew random numbers
+    first = joint_step(one, 3, Ledger(0.3))
+    torch.rand(5)
+    second = joint_step(other, 3, Ledger(0.3))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not changed(one, snapshot(other))
+    different = joint_step(make("seed=1"), 3, Ledger(0.3))
+    assert any(not torch.equal(first[name], different[name]) for name in first)
