@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     parser = make_parser("train.py", DESCRIPTION, EXAMPLES)
-    parser.add_argument("words", nargs="+", metavar="SOURCE [key=value ...]", help="preset, YAML or run directory")
+    parser.usage = "%(prog)s SOURCE [key=value ...] [--runs DIR] [--json] [--quiet]"
+    parser.add_argument("words", nargs="+", metavar="SOURCE", help="preset, YAML or run directory; then overrides key=value")
     add_runs_option(parser)
     parser.add_argument("--json", action="store_true", help="print result.json instead of a summary")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
