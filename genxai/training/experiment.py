@@ -140,6 +140,9 @@ def _accelerator(config: Config, tracker_folder: Path | None) -> Accelerator:
             )
     except ValueError as error:
         raise UsageError(f"run.trackers or train.precision: {error}") from None
+    if accelerator.num_processes > 1:
+        # the run directory has one writer so far; never let two processes believe they are it
+        raise UsageError(f"a run is one process for now, got {accelerator.num_processes}; start it without a launcher")
     unavailable = set(trackers) - {getattr(tracker, "value", str(tracker)) for tracker in accelerator.log_with}
     if unavailable:
         raise UsageError(

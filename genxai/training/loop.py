@@ -6,6 +6,8 @@ import copy
 import time
 from typing import Any
 
+import torch
+
 from genxai.fairness import Ledger
 from genxai.runs import Run, append_jsonl
 from genxai.training import resume
@@ -25,7 +27,7 @@ class Loop:
     def __init__(self, run: Run, experiment: Experiment, state: LoopState, stop: StopFlag, reporter: Reporter) -> None:
         self.run, self.experiment, self.state, self.stop, self.reporter = run, experiment, state, stop, reporter
         self.ledger = Ledger(experiment.config.revise.tau)
-        self.meter = LossMeter(experiment.device)
+        self.meter = LossMeter(experiment.accelerator)
         self._clock = time.monotonic()
         self._saved_at = time.monotonic()
 
@@ -101,7 +103,11 @@ class Loop:
         }
 
     def _stop_agreed(self) -> bool:
-        return self.stop.requested
+        """Whether any process has been asked to stop; the same answer on all of them."""
+        accelerator = self.experiment.accelerator
+        if accelerator.num_processes == 1:
+            return self.stop.requested
+        return bool(accelerator.reduce(torch.tensor(float(self.stop.requested), device=accelerator.device), "sum"))
 
     def _save(self) -> None:
         self.meter.check()

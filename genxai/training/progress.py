@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -31,11 +32,12 @@ class LossMeter:
     Updates stay on the device; only `drain` and `check` wait for it.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.device = accelerator.device
         self.names: list[str] = []
-        self.totals = torch.zeros(0, device=device)
-        self.first_bad = torch.zeros(0, device=device)
+        self.totals = torch.zeros(0, device=self.device)
+        self.first_bad = torch.zeros(0, device=self.device)
         self.count = 0
 
     def update(self, step: int, terms: dict[str, Tensor]) -> None:
@@ -49,14 +51,16 @@ class LossMeter:
         self.count += 1
 
     def check(self) -> None:
-        """Raise NonFiniteError for the term that failed first."""
-        steps = self.first_bad.tolist()
-        if steps and min(steps) != _NEVER:
+        """Raise NonFiniteError for the term that failed first, on every process alike."""
+        if not self.names:
+            return
+        steps = self.accelerator.gather(self.first_bad[None]).amin(0).tolist()
+        if min(steps) != _NEVER:
             raise NonFiniteError(self.names[steps.index(min(steps))], min(steps))
 
     def drain(self) -> dict[str, float]:
         self.check()
-        means = (self.totals / max(self.count, 1)).tolist()
+        means = self.accelerator.reduce(self.totals / max(self.count, 1), "mean").tolist()
         self.totals.zero_()
         self.count = 0
         return dict(zip(self.names, means, strict=True))
