@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     parser = make_parser("train.py", DESCRIPTION, EXAMPLES)
     parser.usage = "%(prog)s SOURCE [key=value ...] [--runs DIR] [--json] [--quiet]"
-    parser.add_argument("words", nargs="+", metavar="SOURCE", help="preset, YAML or run directory; then overrides key=value")
+    parser.add_argument(
+        "words", nargs="+", metavar="SOURCE", help="preset, YAML or run directory; then overrides key=value"
+    )
     add_runs_option(parser)
     parser.add_argument("--json", action="store_true", help="print result.json instead of a summary")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
@@ -80,13 +82,23 @@ def signature(config: Config) -> str:
     return run_signature(config, fingerprint(config.data))
 
 
+#: columns of the summary; result.json has every metric
+COLUMNS = ("accuracy", "f1_macro", "worst_group_accuracy", "iou_half_max", "iou_area_matched", "out_of_mask")
+
+
 def summary(run: Run) -> str:
-    """The final metrics and where the pictures are, for reading."""
+    """The final metrics as a small table and where the pictures are, for reading."""
     result = run.result()
-    lines = [f"done in {result['seconds']:.0f} s of training, {result['steps']} steps, {result['restarts']} restarts"]
-    for name, value in result["metrics"].items():
-        lines.append(f"  {name:38s} {'not a number' if value is None else format(value, '.4f')}")
-    lines += [f"  picture {path}" for path in run.newest_pictures()]
+    metrics = result["metrics"]
+    times = f"{result['seconds']:.0f} s of training, {result['steps']} steps, {result['restarts']} restarts"
+    lines = [f"done: {times}", f"{'':15s}" + "".join(f"{name.removesuffix('_accuracy'):>17s}" for name in COLUMNS)]
+    for split in dict.fromkeys(name.partition("/")[0] for name in metrics):
+        values = [metrics.get(f"{split}/{column}") for column in COLUMNS]
+        if any(value is not None for value in values):
+            lines.append(f"{split:15s}" + "".join(f"{'' if v is None else format(v, '.3f'):>17s}" for v in values))
+    lines += [f"{name}: {metrics[name]:.4f}" for name in ("test_counterfactual/flip_rate", "generator/bias_gap")]
+    lines.append(f"every metric: {run.result_file}")
+    lines += [f"picture: {path}" for path in run.newest_pictures()]
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from genxai.errors import NonFiniteError
@@ -69,25 +69,22 @@ class LossMeter:
 class Reporter:
     """Shows the losses, images per second and time left of one run."""
 
-    def __init__(self, run: Run, steps: int, images_per_step: int, show: bool) -> None:
+    def __init__(self, run: Run, steps: int, first_step: int, images_per_step: int, show: bool) -> None:
         self.run, self.steps, self.images_per_step = run, steps, images_per_step
         self._console = Console(file=sys.stderr)
         self._bar = self._make_bar() if show and self._console.is_terminal else None
         self._task = self._bar.add_task(run.signature, total=steps, losses="") if self._bar else None
         self._lines = show and self._bar is None
-        self._started: tuple[float, int] | None = None
+        self._started = (time.monotonic(), first_step)
         self._written = self._printed = 0.0
 
     def _make_bar(self) -> Progress:
-        columns = ("[bold]{task.description}", "{task.fields[losses]}")
         return Progress(
-            TextColumn(columns[0]),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn(columns[1]),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[losses]}"),
             console=self._console,
         )
 
@@ -103,8 +100,6 @@ class Reporter:
     def update(self, step: int, losses: dict[str, float]) -> None:
         """Tell how far the run is; `losses` are means since the last call."""
         now = time.monotonic()
-        if self._started is None:
-            self._started = (now, step)
         elapsed, done = now - self._started[0], step - self._started[1]
         speed = done * self.images_per_step / elapsed if elapsed > 0 else 0.0
         left = (self.steps - step) * elapsed / done if done else None
@@ -143,9 +138,19 @@ class Reporter:
         temporary.replace(self.run.progress_file)
 
 
+#: the terms a person watches, and what the equations call them
+_SHOWN = {
+    "critic/wasserstein": "L_D",
+    "generator/adversarial": "L_G",
+    "generator/bias": "R_bias",
+    "classifier/cross_entropy": "CE",
+    "classifier/attribution": "R(M)",
+}
+
+
 def _describe(losses: dict[str, float], speed: float) -> str:
-    short = " ".join(f"{name.split('/')[0][0]}.{name.split('/')[1][:5]} {value:.3g}" for name, value in losses.items())
-    return f"{speed:.0f} img/s {short}"
+    terms = " ".join(f"{short} {losses[name]:.2g}" for name, short in _SHOWN.items() if name in losses)
+    return f"{speed:.0f} img/s {terms}"
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool) -> Out
             _note_start(run, experiment, state)
             experiment.accelerator.init_trackers("genxai")
             images = config.train.batch_size * (config.objective.n_critic + 2)
-            with Reporter(run, experiment.steps, images, show_progress) as reporter:
+            with Reporter(run, experiment.steps, state.step, images, show_progress) as reporter:
                 loop = Loop(run, experiment, state, stop, reporter)
                 try:
                     finished = loop.fit()
