@@ -19,7 +19,7 @@ both timed alternately in this process (the paper claims under 1.12).
 """
 EXAMPLES = """
   python analysis/benchmark.py
-  python analysis/benchmark.py cpu --repeats 30 revise.fraction=0.25
+  python analysis/benchmark.py cpu --repeats 30 explain.fraction=0.25
   python analysis/benchmark.py tiny --json
 """
 Figures = dict[str, dict[str, Any]]

@@ -188,6 +188,10 @@ def _json_table(table: Table) -> dict[str, Any]:
 # --- the terminal --------------------------------------------------------------------------------
 
 
+#: a column of text asks for at most this many characters; longer lines wrap
+WRAPPED = 40
+
+
 def show(document: Document, console: Console) -> None:
     """Rich tables on a terminal, cut into blocks of columns that fit its width; Markdown into a pipe."""
     if not console.is_terminal:
@@ -232,7 +236,8 @@ def _blocks(table: Table, width: int) -> list[list[int]]:
     sizes = []
     for index, column in enumerate(table.columns):
         texts = [_terminal_title(table, column), *(_terminal_text(table, row.cells[index]) for row in table.rows)]
-        sizes.append(max(len(line) for text in texts for line in text.split("\n")) + border)
+        size = max(len(line) for text in texts for line in text.split("\n"))
+        sizes.append((min(size, WRAPPED) if column.left else size) + border)
     blocks, used = [[0]], sizes[0] + 1
     for index in range(1, len(sizes)):
         if len(blocks[-1]) > 1 and used + sizes[index] > width:

@@ -56,18 +56,13 @@ def _parser() -> argparse.ArgumentParser:
 def make_tables(options: argparse.Namespace) -> int:
     """Read, build, write, print."""
     from analysis.formats import as_json
-    from analysis.results import load_runs
     from analysis.specs import load_tables
     from genxai.runs import finite
 
     root = runs_folder(options.runs)
     specs = load_tables()
     wanted = _wanted(options.tables, specs)
-    results = load_runs(root)
-    for problem in results.problems:
-        print(f"warning: left out: {problem}", file=sys.stderr)
-    if not len(results):
-        print(f"no runs in {root} yet; the tables have no measured values", file=sys.stderr)
+    results = read_runs(root, "the tables have no measured values")
     documents = build(specs, results, wanted)
     files = write(documents, options.out)
     if options.json:
@@ -75,9 +70,21 @@ def make_tables(options: argparse.Namespace) -> int:
         content = {"runs": str(root), "documents": [as_json(document) for document in documents], "selected": sweeps}
         print(json.dumps(finite(content), indent=1, ensure_ascii=False, default=str))
         return 0
-    _print(documents)
+    print_documents(documents)
     print(f"wrote {len(files)} files to {options.out}", file=sys.stderr)
     return 0
+
+
+def read_runs(root: Path, without: str) -> Results:
+    """The runs under RUNS; says on stderr what was left out, and what `without` any run is missing."""
+    from analysis.results import load_runs
+
+    results = load_runs(root)
+    for problem in results.problems:
+        print(f"warning: left out: {problem}", file=sys.stderr)
+    if not len(results):
+        print(f"no runs in {root} yet; {without}", file=sys.stderr)
+    return results
 
 
 def _wanted(text: str | None, specs: Sequence[TableSpec]) -> set[str] | None:
@@ -115,26 +122,28 @@ def build(specs: Sequence[TableSpec], results: Results, wanted: set[str] | None)
     return documents
 
 
-def write(documents: Sequence[Document], folder: Path) -> list[Path]:
-    """Publish .md, .csv and .tex of every document; raises GenxaiError if the folder cannot be written."""
+def write(documents: Sequence[Document], folder: Path, suffixes: Sequence[str] = ("md", "csv", "tex")) -> list[Path]:
+    """Publish every document in every format; raises GenxaiError if the folder cannot be written."""
     from analysis.formats import markdown, tidy_csv
     from analysis.latex import latex
     from genxai.runs import write_atomic
 
+    render = {"md": markdown, "csv": tidy_csv, "tex": latex}
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for document in documents:
-            for suffix, render in (("md", markdown), ("csv", tidy_csv), ("tex", latex)):
+            for suffix in suffixes:
                 file = folder / f"{document.name}.{suffix}"
-                write_atomic(file, render(document))
+                write_atomic(file, render[suffix](document))
                 files.append(file)
     except OSError as error:
         raise GenxaiError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
     return files
 
 
-def _print(documents: Sequence[Document]) -> None:
+def print_documents(documents: Sequence[Document]) -> None:
+    """Tables on a terminal, Markdown into a pipe."""
     from rich.console import Console
 
     from analysis.formats import show

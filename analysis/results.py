@@ -102,8 +102,13 @@ class Configuration:
 
     def sample(self, metric: str, scale: float = 1.0) -> Sample:
         """The finite values of a metric over the finished seeds, times `scale`."""
+        return Sample(tuple(self.by_seed(metric, scale).values()), self.asked)
+
+    def by_seed(self, metric: str, scale: float = 1.0) -> dict[int, float]:
+        """{seed: scale x value} of the finished seeds that have a finite value."""
         values: Iterable[Any] = self.done.get(metric, ())
-        return Sample(tuple(scale * float(value) for value in values if _is_number(value)), self.asked)
+        pairs = zip(self.done["seed"], values, strict=False)  # no value at all if no run has the metric
+        return {int(seed): scale * float(value) for seed, value in pairs if _is_number(value)}
 
     def gaps(self, metric: str) -> str | None:
         """Why finished runs have no value of a metric, or None if all have one."""

@@ -6,7 +6,7 @@ Which configuration stands for a row is decided on configuration and validation 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.captions import caption, describe_setting, scale_warning
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
@@ -27,43 +27,51 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def comparison(spec: TableSpec, results: Results) -> Document:
-    """The table once per setting found (`split_by`); once with nothing but em-dashes if no run fits any row."""
+@dataclass(frozen=True)
+class Setting:
+    """The runs that may stand in one table, with that table's name and caption; `runs` is None if there are none."""
+
+    id: str
+    caption: str
+    runs: Results | None
+
+
+def settings(spec: TableSpec, results: Results) -> list[Setting]:
+    """One per setting found (`split_by`) in which a run fits a row; one without runs if there is none."""
     parts = [part for part in results.split_by(spec.split_by) if any(len(part.where(row.where)) for row in spec.rows)]
     if not parts:
-        return Document(spec.id, (_table(spec, spec.id, caption(spec.caption, "No run fits any row yet"), None),))
-    tables = []
+        return [Setting(spec.id, caption(spec.caption, "No run fits any row yet"), None)]
+    found: list[Setting] = []
+    names: list[str] = []
     for part in parts:
         config = part.frame["config"].iloc[0]
         title = caption(spec.caption, describe_setting(config, spec.split_by), scale_warning([config]))
-        name = f"{spec.id}-{config.data.dataset}-{config.data.source}-rho{plain(config.data.rho)}"
-        tables.append(_table(spec, name, title, part))
-    return Document(spec.id, tuple(_with_distinct_ids(tables)))
-
-
-def _with_distinct_ids(tables: Sequence[Table]) -> list[Table]:
-    from dataclasses import replace
-
-    ids = [table.id for table in tables]
+        names.append(f"{spec.id}-{config.data.dataset}-{config.data.source}-rho{plain(config.data.rho)}")
+        found.append(Setting(names[-1], title, part))
     return [
-        replace(table, id=f"{table.id}-{ids[:place].count(table.id) + 1}") if ids.count(table.id) > 1 else table
-        for place, table in enumerate(tables)
+        replace(setting, id=f"{name}-{names[:place].count(name) + 1}") if names.count(name) > 1 else setting
+        for place, (name, setting) in enumerate(zip(names, found, strict=True))
     ]
 
 
-def _table(spec: TableSpec, name: str, title: str, part: Results | None) -> Table:
+def comparison(spec: TableSpec, results: Results) -> Document:
+    """The table once per setting found (`split_by`); once with nothing but em-dashes if no run fits any row."""
+    return Document(spec.id, tuple(_table(spec, setting) for setting in settings(spec, results)))
+
+
+def _table(spec: TableSpec, setting: Setting) -> Table:
     columns = [Column("row", "Model", left=True)]
     columns += [Column(column.id, column.title, notes=column.notes) for column in spec.columns]
     paper = paper_rows(spec.paper)
-    configurations = part.configurations() if part else []
-    sweeps = part.sweeps if part else {}
+    configurations = setting.runs.configurations() if setting.runs else []
+    sweeps = setting.runs.sweeps if setting.runs else {}
     rows, shown = [], dict[str, str]()
     for row in spec.rows:
         choice = choose(configurations, row, sweeps)
         same = shown.setdefault(choice.configuration.key, row.label) if choice else row.label
         rows.append(_row(spec, row, choice, paper, [] if same == row.label else [f"The same runs as '{same}'."]))
     remarks = (*spec.remarks, spec.verdict.in_words()) if spec.paper else spec.remarks
-    return Table(name, title, tuple(columns), tuple(rows), remarks)
+    return Table(setting.id, setting.caption, tuple(columns), tuple(rows), remarks)
 
 
 def choose(configurations: Sequence[Configuration], row: RowSpec, sweeps: Mapping[str, Sweep]) -> Choice | None:

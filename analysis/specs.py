@@ -136,11 +136,12 @@ def load_tables(folder: Path | None = None) -> list[TableSpec]:
     specs = []
     for entry in sorted(root.iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".yaml"):
-            specs.append(validate(TableSpec, _mapping(entry.read_text(), entry.name), entry.name))
+            specs.append(validate(TableSpec, yaml_mapping(entry.read_text(), entry.name), entry.name))
     return sorted(specs, key=lambda spec: [int(part) if part.isdigit() else -1 for part in re.split(r"(\d+)", spec.id)])
 
 
-def _mapping(text: str, where: str) -> dict[str, Any]:
+def yaml_mapping(text: str, where: str) -> dict[str, Any]:
+    """A YAML mapping; raises UsageError naming `where`."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -153,7 +154,7 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
 @functools.cache
 def paper_scale() -> tuple[ScaleSpec, ...]:
     """What the paper's scale is, from analysis/paper/scale.yaml."""
-    tree = _mapping(_paper_file("scale.yaml"), "paper/scale.yaml")
+    tree = yaml_mapping(paper_file("scale.yaml"), "paper/scale.yaml")
     return tuple(validate(ScaleSpec, item, "paper/scale.yaml") for item in tree["scale"])
 
 
@@ -162,10 +163,11 @@ def paper_rows(name: str | None) -> PaperRows:
     """The paper's figures by row; an empty cell is one the source does not give. Empty for None."""
     if name is None:
         return {}
-    return {row["row"]: row for row in csv.DictReader(_paper_file(name).splitlines())}
+    return {row["row"]: row for row in csv.DictReader(paper_file(name).splitlines())}
 
 
-def _paper_file(name: str) -> str:
+def paper_file(name: str) -> str:
+    """The text of a file in analysis/paper; raises UsageError if there is none."""
     try:
         return (resources.files("analysis") / "paper" / name).read_text()
     except OSError:

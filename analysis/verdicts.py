@@ -6,7 +6,8 @@ Also how such numbers are rounded, so that every table says the same thing about
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pydantic import Field
@@ -74,6 +75,54 @@ class Sample:
         sd = self.sd
         return None if sd is None else float(t.ppf((1 + confidence) / 2, self.n - 1)) * sd / math.sqrt(self.n)
 
+    def estimate(self, confidence: float) -> Estimate | None:
+        """The mean with its t-interval; None without values."""
+        mean = self.mean
+        return None if mean is None else Estimate(mean, self.half_width(confidence), self.sd, self.n, f"n = {self.n}")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or a difference of means, with the half-width of its interval (None below two seeds)."""
+
+    value: float
+    half: float | None
+    sd: float | None  # of the seeds, or of the paired differences; None for unpaired ones
+    n: int  # seeds, pairs, or the smaller of two unpaired samples
+    how: str
+
+
+def seed_difference(
+    one: Mapping[int, float], other: Mapping[int, float], confidence: float, *, same_data: bool
+) -> Estimate | None:
+    """Mean of `one` minus mean of `other`, both {seed: value}; None if either is empty.
+
+    On the same data, with two seeds or more in common: the t-interval of the paired differences over the common seeds.
+    Else Welch's interval over all seeds: t_{(1+c)/2, df} se, se^2 = s1^2/n1 + s2^2/n2, Welch-Satterthwaite df.
+    """
+    common = sorted(one.keys() & other.keys())
+    if same_data and len(common) >= 2:
+        paired = Sample(tuple(one[seed] - other[seed] for seed in common), len(common)).estimate(confidence)
+        return paired and replace(paired, how=f"paired over seeds {', '.join(map(str, common))}")
+    first, second = Sample(tuple(one.values()), len(one)), Sample(tuple(other.values()), len(other))
+    if first.mean is None or second.mean is None:
+        return None
+    how = f"unpaired (Welch), n = {first.n} and {second.n}"
+    return Estimate(first.mean - second.mean, _welch(first, second, confidence), None, min(first.n, second.n), how)
+
+
+def _welch(first: Sample, second: Sample, confidence: float) -> float | None:
+    from scipy.stats import t
+
+    if first.sd is None or second.sd is None:
+        return None
+    parts = [(sample.sd or 0.0) ** 2 / sample.n for sample in (first, second)]
+    variance = math.fsum(parts)
+    if variance == 0.0:
+        return 0.0
+    freedom = variance**2 / (parts[0] ** 2 / (first.n - 1) + parts[1] ** 2 / (second.n - 1))
+    return float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -88,10 +137,13 @@ class Comparison:
 
 def compare(sample: Sample, paper: float, rule: Rule) -> Comparison | None:
     """The comparison by `rule`; None if nothing has been measured."""
-    mean, half = sample.mean, sample.half_width(rule.confidence)
-    if mean is None:
-        return None
-    difference = mean - paper
+    estimate = sample.estimate(rule.confidence)
+    return None if estimate is None else compare_estimate(estimate, paper, rule)
+
+
+def compare_estimate(estimate: Estimate, paper: float, rule: Rule) -> Comparison:
+    """The comparison of a mean, or of a difference of means, by `rule`."""
+    difference, half = estimate.value - paper, estimate.half
     if half is None:
         return Comparison(paper, difference, None, None, Verdict.INCONCLUSIVE)
     low, high = difference - half, difference + half

@@ -10,10 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+# strict: `true` is not 1 and "3" is not 3, so that a slip of the pen cannot become a number
+Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Share = Annotated[float, Field(gt=0.0, le=1.0, strict=True)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+HeldOut = Annotated[float, Field(gt=0.0, le=0.5, strict=True)]
+Tokens = Annotated[int, Field(ge=8, le=512, strict=True)]
+Pixels = Annotated[int, Field(ge=28, le=448, strict=True)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
 
 #: sections that name a run or say how it is executed; everything else changes what it computes
 WITHOUT_EFFECT = ("name", "run", "origin")
@@ -51,13 +59,14 @@ class DataConfig(Section):
     split: Literal["pooled", "canonical"] = Field(
         "pooled", description="stratified 80/20 of all images (the paper's), or the data set's own train/test"
     )
-    image_size: int = Field(28, ge=28, le=224, multiple_of=4, description="side of an image [px]")
+    seed: Seed = Field(0, description="of splits, textures and captions: one data set for all training seeds")
+    image_size: int = Field(28, ge=28, le=224, multiple_of=4, strict=True, description="side of an image [px]")
     mode: Literal["background", "overlay", "patch", "none"] = Field("background", description="where the texture lies")
     rho: Probability = Field(
         0.98, description="P(texture = pi(class)) in training; 0.1 means independent, 0 never aligned"
     )
-    amplitude: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="texture amplitude, of full white")
-    val_fraction: Annotated[float, Field(gt=0.0, le=0.5)] = Field(0.1, description="share of train held out")
+    amplitude: Share = Field(0.5, description="texture amplitude, of full white")
+    val_fraction: HeldOut = Field(0.1, description="share of train held out")
     balanced_val_size: Count = Field(1000, description="at most this many held-out images with independent texture")
     train_limit: Count | None = Field(None, description="use only this many training images (stratified); all if null")
     test_limit: Count | None = Field(None, description="use only this many test images (stratified); all if null")
@@ -71,13 +80,29 @@ class ImageEncoderConfig(Section):
     width: Count = Field(
         32, description="channels of the small CNN's first layer (map: twice, tokens: four times as many)"
     )
-    input_size: int = Field(28, ge=28, le=448, description="images are resized to this before the encoder [px]")
+    input_size: int = Field(
+        28, ge=28, le=448, strict=True, description="images are resized to this before the encoder [px]"
+    )
     cam_layer: Literal["", "layer2", "layer3", "layer4"] = Field(
         "", description="ResNet block that is explained; '' is layer3 (14x14 at 224 px)"
     )
     weights: str = Field(
         "none", description="'none', 'imagenet' (torchvision download) or a local .safetensors/.pth file"
     )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> ImageEncoderConfig:
+        if self.name == "small_cnn" and (self.cam_layer or self.weights != "none"):
+            raise ValueError(
+                f"small_cnn has one explained map and is trained from scratch: cam_layer={self.cam_layer!r} and "
+                f"weights={self.weights!r} are for a ResNet"
+            )
+        if self.name != "small_cnn" and self.input_size <= 32:
+            raise ValueError(
+                f"input_size={self.input_size} gives {self.name} a last map of 1x1, nothing to explain: use at least "
+                "33, best 224 (layer3 is 14x14)"
+            )
+        return self
 
 
 class TextEncoderConfig(Section):
@@ -87,8 +112,10 @@ class TextEncoderConfig(Section):
     width: Count = Field(64, description="hidden width of the small Transformer")
     layers: Count = Field(2, description="layers of the small Transformer")
     heads: Count = Field(4, description="heads of the small Transformer")
-    max_tokens: int = Field(24, ge=8, le=512, description="caption length [tokens]; longer captions are an error")
-    pretrained: bool = Field(True, description="load the named BERT's weights (false: its architecture only)")
+    max_tokens: int = Field(
+        24, ge=8, le=512, strict=True, description="caption length [tokens]; longer captions are an error"
+    )
+    pretrained: Switch = Field(True, description="load the named BERT's weights (false: its architecture only)")
 
 
 class GanConfig(Section):
@@ -110,7 +137,7 @@ class ModelConfig(Section):
     heads: Count = Field(8, description="attention heads of the fusion (paper: 8)")
     layers: Count = Field(2, description="cross-attention layers (paper: 2)")
     hidden: Count = Field(256, description="hidden width of the MLP head (paper: 256)")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.3, description="dropout of the head (paper: 0.3)")
+    dropout: BelowOne = Field(0.3, description="dropout of the head (paper: 0.3)")
     image: ImageEncoderConfig = Field(default_factory=ImageEncoderConfig)
     text: TextEncoderConfig = Field(default_factory=TextEncoderConfig)
     gan: GanConfig = Field(default_factory=GanConfig)
@@ -132,24 +159,26 @@ class ObjectiveConfig(Section):
     lambda_attribution: NonNegative = Field(5.0, description="lambda_a: weight of R(M), Eq. 11")
     n_critic: Count = Field(5, description="critic steps per generator step (paper: 5)")
     bias_descriptor: str = Field("texture_energy", description="B(x), by its registered name")
-    bias_reference: Literal["balanced", "data"] = Field(
-        "balanced",
-        description="E[B(x)] over texture-balanced training data, or over the data as it is (Eq. 5 as printed)",
+    bias_reference: Literal["balanced", "validation", "data"] = Field(
+        "balanced", description="E[B(x)] over texture-balanced training data, over val_balanced, or the data (Eq. 5)"
     )
-    bias_conditional: bool = Field(True, description="match E[B|y] per class, or only the marginal (Eq. 5)")
+    bias_conditional: Switch = Field(True, description="match E[B|y] per class, or only the marginal (Eq. 5)")
+
+
+class ExplainConfig(Section):
+    """Which samples are explained during training, and how; R(M) of Eq. 11 and Reveal-to-Revise share the maps."""
+
+    method: Literal["grad_cam_plus_plus", "grad_cam_plus", "grad_cam"] = Field(
+        "grad_cam_plus_plus", description="Eqs. 7-8, the control with positive gradients only, or plain Grad-CAM"
+    )
+    fraction: Share = Field(0.1, description="share of each real and each generated batch that is explained")
+    every: Count = Field(1, description="explain at every n-th generator step")
 
 
 class ReviseConfig(Section):
-    """Reveal-to-Revise: which samples are explained, what counts as a bias signal, what is done about it."""
+    """Reveal-to-Revise: what counts as a bias signal in an explained sample, and what is done about it."""
 
-    enabled: bool = Field(True, description="correct flagged samples (false: only R(M) of Eq. 11 is active)")
-    method: Literal["grad_cam_plus_plus", "grad_cam"] = Field(
-        "grad_cam_plus_plus", description="Eq. 7-8, or plain Grad-CAM"
-    )
-    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.1, description="share of each real and each generated batch that is explained"
-    )
-    every: Count = Field(1, description="explain at every n-th generator step")
+    enabled: Switch = Field(True, description="correct flagged samples (false: only R(M) of Eq. 11 is active)")
     score: Literal["out_of_mask", "texture_evidence"] = Field(
         "out_of_mask", description="share of map mass outside the mask, or on texture"
     )
@@ -166,9 +195,9 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     scheduler: Literal["cosine", "step", "constant"] = "cosine"
     lr: Positive = Field(1e-3, description="learning rate of the classifier")
-    weight_decay: NonNegative = Field(1e-2, description="decoupled weight decay of the classifier")
+    weight_decay: NonNegative = Field(1e-2, description="weight decay of the classifier (decoupled under adamw)")
     gan_lr: Positive = Field(2e-4, description="learning rate of generator and critic")
-    gan_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.0, 0.9)
+    gan_betas: tuple[BelowOne, BelowOne] = Field((0.0, 0.9), description="Adam's decay rates for generator and critic")
     clip_norm: Positive | None = Field(None, description="clip gradient norms to this; null: no clipping")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type; penalties stay in fp32")
     eval_every: Count = Field(1, description="epochs between evaluations")
@@ -184,15 +213,15 @@ class RunConfig(Section):
     checkpoint_seconds: NonNegative = Field(60.0, description="wall time between checkpoints [s]; 0: at every step")
     log_every: Count = Field(20, description="steps between progress lines and checks for non-finite losses")
     trackers: tuple[str, ...] = Field(("tensorboard",), description="Accelerate trackers by name; empty: none")
-    pictures: bool = Field(True, description="write sample grids and attribution overlays at evaluations")
+    pictures: Switch = Field(True, description="write sample grids and attribution overlays at evaluations")
 
 
 class Origin(Section):
     """Which sweep asked for the run, and as which trial."""
 
     sweep: str
-    trial: int
-    stage: Literal["grid", "bayes", "rows"]
+    trial: int = Field(ge=0)
+    stage: Literal["grid", "bayes"]
     point: dict[str, Any]
 
 
@@ -202,14 +231,25 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         "run", description="folder under RUNS that the run is kept in"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random, data composition included")
+    seed: Seed = Field(0, description="of everything random in training: initialisation, batches, noise, dropout")
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    explain: ExplainConfig = Field(default_factory=ExplainConfig)
     revise: ReviseConfig = Field(default_factory=ReviseConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     origin: Origin | None = Field(None, description="set by launch/sweep.py")
+
+    @model_validator(mode="after")
+    def _object_outshines_texture(self) -> Config:
+        textured = self.data.mode in ("background", "overlay")
+        if self.revise.enabled and textured and self.data.amplitude > 0.9:
+            raise ValueError(
+                "data.amplitude above 0.9 hides the object of generated images, whose mask is what outshines the "
+                "texture: lower it, or set revise.enabled=false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _text_has_no_map(self) -> Config:

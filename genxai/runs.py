@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import functools
 import hashlib
 import json
 import math
@@ -41,12 +42,38 @@ class State(enum.StrEnum):
 def run_signature(config: Config, data_fingerprint: str) -> str:
     """First 12 hex digits of the SHA-256 of everything that can change the result.
 
-    That is the resolved configuration without `WITHOUT_EFFECT`, and the content of the data. Numbers that are
-    equal are written equally (1 and 1.0 differ in no result).
+    That is the resolved configuration without `WITHOUT_EFFECT`, the content of the data, and of local weights instead
+    of where they lie.
     """
-    effective = config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
-    text = canonical_json({"config": effective, "data": data_fingerprint})
+    text = canonical_json({"config": effective_options(config), "data": data_fingerprint})
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def effective_options(config: Config) -> dict[str, Any]:
+    """The options that can change the result, local weights named by their content."""
+    options = config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    for section, key in (("image", "weights"), ("text", "name")):
+        path = Path(options["model"][section][key]).expanduser()
+        if path.exists():
+            options["model"][section][key] = content_hash(path)
+    return options
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder with their names; read again only when it has changed."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{'' if file == path else file.relative_to(path)}\0".encode())
+        digest.update(_file_hash(file, status.st_size, status.st_mtime_ns).encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+@functools.lru_cache(maxsize=256)
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical_json(value: Any) -> str:
@@ -135,10 +162,27 @@ class Run:
         return validate(Config, tree, str(self.config_file))
 
     def plan(self, config: Config) -> None:
-        """Make the directory and freeze the configuration, unless that has been done."""
+        """Make the directory and freeze the configuration; planning again only renews how it is executed (`run`).
+
+        Raises GenxaiError when what is frozen there would give another result than `config`.
+        """
         make_folder(self.path)
-        if not self.config_file.exists():
-            write_atomic(self.config_file, dump_config(config))
+        if self.config_file.exists():
+            frozen = self.config()
+            if effective_options(frozen) != effective_options(config):
+                raise GenxaiError(f"{self.config_file} has been changed by hand; restore it or remove {self.path}")
+            config = frozen.model_copy(update={"run": config.run})
+            if config == frozen:
+                return
+        write_atomic(self.config_file, dump_config(config))
+
+    def progress(self) -> dict[str, Any]:
+        """Content of progress.json; empty if it is missing or damaged, since it is for eyes only."""
+        try:
+            value = json.loads(self.progress_file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def result(self) -> dict[str, Any]:
         """Content of result.json; empty if the run is not done."""
@@ -226,6 +270,7 @@ def write_json(path: Path, value: Any) -> None:
 def append_jsonl(path: Path, *records: dict[str, Any]) -> None:
     """Append whole lines in one write; mends a torn last line left by a kill or a full disk."""
     text = "".join(json.dumps(finite(record), allow_nan=False) + "\n" for record in records)
+    created = not path.exists()
     with open(path, "ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
@@ -234,6 +279,8 @@ def append_jsonl(path: Path, *records: dict[str, Any]) -> None:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
+    if created:
+        sync_folder(path.parent)
 
 
 def _whole_lines(path: Path) -> int:

@@ -6,13 +6,15 @@ A run fails for good when it has raised, or died without a word, more often than
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from genxai.runs import Run, State, read_json, read_jsonl
+from genxai.runs import Run, State, append_jsonl, make_folder, read_json, read_jsonl
 from launch.submissions import History
+from launch.sweepdir import SweepDir
 
 
 class Status(enum.StrEnum):
@@ -53,27 +55,26 @@ class Report:
     progress: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Live(enum.Enum):
-    """What the executor knows of a run's job."""
+@dataclass(frozen=True)
+class Live:
+    """The living job of a run as its cluster sees it; a queued one with the cluster's word for why it waits."""
 
-    NO = "no"
-    QUEUED = "queued"
-    RUNNING = "running"
+    status: Literal[Status.QUEUED, Status.RUNNING]
+    reason: str = ""
 
 
-def report(run: Run, live: Live, retries: int, history: History, forgiven: Tried | None = None) -> Report:
+def report(run: Run, live: Live | None, retries: int, history: History, forgiven: Tried | None = None) -> Report:
     """The report of one run. `live` must have been asked BEFORE: then a job that ends meanwhile is seen as done."""
     state = run.state
     if state is State.DONE:
         return finished(run)
-    if live is Live.NO and state is State.STARTED and run.is_running():
-        live = Live.RUNNING  # started by hand, or by a sweep on another host that shares our locks
-    if live is Live.NO and state is State.PENDING and not history.starts:
+    if live is None and state is State.STARTED and run.is_running():
+        live = Live(Status.RUNNING)  # started by hand, or by a sweep on another host that shares our locks
+    if live is None and state is State.PENDING and not history.starts:
         return Report(Status.MISSING)
     seconds = seconds_so_far(run)
-    if live is not Live.NO:
-        status = Status.RUNNING if live is Live.RUNNING else Status.QUEUED
-        return Report(status, seconds=seconds, progress=read_json(run.progress_file))
+    if live is not None:
+        return Report(live.status, live.reason, seconds, progress=read_json(run.progress_file))
     reason = given_up(run, retries, history, forgiven or Tried())
     if reason:
         return Report(Status.FAILED, reason, seconds)
@@ -111,14 +112,41 @@ def given_up(run: Run, retries: int, history: History, forgiven: Tried) -> str:
     if len(failures) > retries:
         return exception_line(run) + (f" ({len(failures)} times)" if len(failures) > 1 else "")
     starts = read_jsonl(run.provenance_file)
-    steps = [start.get("resumed_from_step") or 0 for start in starts[forgiven.starts :]][-(retries + 2) :]
+    excuses = Counter((end["outcome"], end["starts"]) for end in read_jsonl(excuses_file(run)))
+    stopped = {number for outcome, number in excuses if outcome == "stopped"}
+    steps = _unexplained(starts, stopped, forgiven.starts)[-(retries + 2) :]
     if len(steps) == retries + 2 and len(set(steps)) == 1:
         return f"died {len(steps)} times at step {steps[0]} without a word (out of memory?){_said(history)}"
     # a job that ends before the run has begun leaves no trace in the run directory: count submissions
-    early = history.starts[forgiven.submissions :][-(retries + 1) :]
-    if len(early) == retries + 1 and set(early) == {len(starts)}:
-        return f"its job ended {len(early)} times before the run began{_said(history)}"
+    early = history.starts[forgiven.submissions :].count(len(starts)) - excuses["busy", len(starts)]
+    if early > retries:
+        return f"its job ended {early} times before the run began (cancelled?){_said(history)}"
     return ""
+
+
+def _unexplained(starts: Sequence[Mapping[str, Any]], stopped: Collection[int], after: int) -> list[int]:
+    """Steps of the starts (counted from 1) later than `after`, without those that ended in a stop or a requeue.
+
+    The next start by the same Slurm job tells of a requeue: preemption, time limit, a lost node.
+    """
+    steps = []
+    for number, start in enumerate(starts, 1):
+        job, following = start.get("slurm_job"), starts[number] if number < len(starts) else {}
+        requeued = job is not None and job == following.get("slurm_job")
+        if number > after and not requeued and number not in stopped:
+            steps.append(start.get("resumed_from_step") or 0)
+    return steps
+
+
+def excuses_file(run: Run) -> Path:
+    """Where jobs of the run note that they ended without a failure; kept by the sweep, not by the run."""
+    return SweepDir(run.path.parent).excuses / f"{run.signature}.jsonl"
+
+
+def excuse(run: Run, outcome: str) -> None:
+    """Note that the job at hand was `stopped`, or found the run `busy`: neither counts against the run."""
+    make_folder(excuses_file(run).parent)
+    append_jsonl(excuses_file(run), {"outcome": outcome, "starts": len(read_jsonl(run.provenance_file))})
 
 
 def _said(history: History) -> str:

@@ -20,7 +20,10 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 #: errors of the file system that the person, not the program, has to mend
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOLCK)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+#: what flock says on a file system without locks (Lustre without `-o flock`, some NFS)
+_LOCK_ERRORS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,6 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 def run_command(main: Callable[[], int]) -> int:
     """The exit code of a command; turns every error meant for a person into one message on stderr."""
+    _hide_scripts()
     try:
         code = main()
         sys.stdout.flush()  # here, so that a closed pipe is met inside the try
@@ -50,11 +54,31 @@ def run_command(main: Callable[[], int]) -> int:
         _discard_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as error:
+        if error.errno in _LOCK_ERRORS:
+            _say(f"error: {_locked_folder(error)}: {_NO_LOCKS}")
+            return EXIT_FAILED
         if error.errno not in _DISK_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _say(f"error: {where}{error.strerror}; nothing that was already written is harmed")
         return EXIT_FAILED
+
+
+_NO_LOCKS = (
+    "this file system has no file locks (flock), without which two processes could train one run; "
+    "mount it with locks or choose another folder with --runs"
+)
+
+
+def _locked_folder(error: OSError) -> str:
+    """The folder of the lock file; flock itself names no file, its caller may have added it."""
+    return str(Path(error.filename).parent) if error.filename else "the folder of runs"
+
+
+def _hide_scripts() -> None:
+    """Forget the script's own folder, which Python puts first: evaluate.py would hide Hugging Face's `evaluate`."""
+    if sys.path and Path(sys.path[0]).resolve() in (REPOSITORY / "launch", REPOSITORY / "analysis"):
+        del sys.path[0]
 
 
 def _say(message: str) -> None:

@@ -6,6 +6,7 @@ Either way it is the same command without --detach; killed or requeued, it start
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ from typing import Any
 
 from genxai.errors import GenxaiError
 from genxai.runs import is_locked, make_folder
-from launch.executors import submission_environment
 from launch.profiles import Profile, slurm_parameters
-from launch.submissions import intend, submitted
+from launch.sbatch import submit_jobs
+from launch.submissions import intend
 from launch.sweepdir import SweepDir
+from launch.worker import requeue
 
 
 def check_free(folder: SweepDir) -> None:
@@ -43,7 +45,7 @@ def start_session(folder: SweepDir, argv: Sequence[str], look_seconds: float = 2
 
 
 class DetachedSweep:
-    """What the Slurm job calls; `checkpoint` has submitit requeue it at the time limit."""
+    """What the Slurm job calls; requeued by submitit at the time limit (`checkpoint`), by itself after a SIGTERM."""
 
     def __init__(self, argv: Sequence[str], directory: str, log: str) -> None:
         self.argv, self.directory, self.log = list(argv), directory, log
@@ -55,7 +57,10 @@ class DetachedSweep:
         with open(self.log, "a", buffering=1) as log:
             sys.stdout = sys.stderr = log
             try:
-                return main(self.argv)
+                code = main(self.argv)
+                if code == 128 + signal.SIGTERM:
+                    requeue()  # preempted, or the node goes down; a job that a person cancels is not
+                return code
             finally:
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
@@ -68,16 +73,15 @@ class DetachedSweep:
 
 def submit_reconciler(folder: SweepDir, profile: Profile, argv: Sequence[str]) -> str:
     """Submit the reconciler as a small requeueable job without a GPU; its job id."""
-    import submitit
-
     record = intend(folder, "slurm", [], role="reconciler")
-    jobs = folder.jobs / record.nonce
-    make_folder(jobs)
     small = profile.model_copy(update={"gres": None, "constraint": None, "cpus_per_task": 1, "mem": "2G"})
+    work = DetachedSweep(argv, os.getcwd(), str(folder.log))
     # the reconciler may outlive any number of time limits
-    executor = submitit.SlurmExecutor(jobs, max_num_timeout=1_000_000)
-    executor.update_parameters(**slurm_parameters(small, record.name, threads=1, max_parallel=None))
-    with submission_environment():
-        job = executor.submit(DetachedSweep(argv, os.getcwd(), str(folder.log)))
-    submitted(folder, record, [job.job_id])
-    return str(job.job_id)
+    record = submit_jobs(
+        folder,
+        record,
+        slurm_parameters(small, record.name, threads=1),
+        lambda slurm: [slurm.submit(work)],
+        max_timeouts=1_000_000,
+    )
+    return record.jobs[0]

@@ -6,7 +6,8 @@ Everything is drawn from a `Survey`; nothing here reads or writes files.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from launch.attempts import Report, Status
@@ -63,6 +64,7 @@ def as_json(sweep: Sweep, survey: Survey, parallel: int) -> dict[str, Any]:
         "points": {"grid": len(sweep.grid), "bayes": sweep.definition.bayes.points},
         "seeds": list(sweep.definition.seeds),
         "runs": {"total": survey.total} | {str(status): survey.count(status) for status in _ORDER},
+        "waiting": waiting_reasons(survey.reports.values()),
         "complete": survey.complete,
         "device_hours": {"used": survey.hours_used, "to_come": survey.hours_to_come, "per_run": survey.hours_per_run},
         "eta_seconds": eta_seconds(survey, parallel),
@@ -90,11 +92,25 @@ def trial_json(outcome: Outcome, objectives: tuple[Objective, ...]) -> dict[str,
 
 def totals_line(sweep: Sweep, survey: Survey, parallel: int) -> str:
     """One line of totals: counts, the best point, the time left."""
-    counts = ", ".join(f"{survey.count(s)} {s}" for s in _ORDER if survey.count(s) and s is not Status.DONE)
+    words = {s: f"{survey.count(s)} {s}" for s in _ORDER if survey.count(s) and s is not Status.DONE}
+    if reasons := waiting_reasons(survey.reports.values()):
+        words[Status.QUEUED] += f" ({waiting_words(reasons)})"
+    counts = ", ".join(words.values())
     line = f"{survey.count(Status.DONE)}/{survey.total} runs done" + (f", {counts}" if counts else "")
     if (left := eta_seconds(survey, parallel)) is not None and not survey.complete:
         line += f"; about {duration(left)} left"
     return line
+
+
+def waiting_reasons(reports: Iterable[Report]) -> dict[str, int]:
+    """Slurm's reason -> how many queued runs wait for it, the most frequent first: a held job is seen here."""
+    reasons = Counter(r.reason for r in reports if r.status is Status.QUEUED and r.reason not in ("", "None"))
+    return dict(reasons.most_common())
+
+
+def waiting_words(reasons: Mapping[str, int]) -> str:
+    """Priority: 3, PartitionTimeLimit: 1."""
+    return ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
 
 
 def best_line(sweep: Sweep, survey: Survey) -> str:
@@ -183,7 +199,7 @@ def _row(planned: PlannedRun, report: Report) -> tuple[str, ...]:
     trial = str(config.origin.trial) if config.origin else ""
     words = point_words(config.origin.point) if config.origin else ""
     if report.status is Status.QUEUED:
-        return trial, str(config.seed), words, "", "queued", "", ""
+        return trial, str(config.seed), words, "", f"queued {report.reason}".rstrip(), "", ""
     progress = report.progress
     step, steps = progress.get("step"), progress.get("steps")
     if not isinstance(step, int | float) or not isinstance(steps, int | float) or steps <= 0:

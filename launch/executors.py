@@ -1,6 +1,6 @@
 """Where runs are executed: local processes or Slurm jobs, both through submitit.
 
-An executor submits runs and says which of them are alive now. It keeps no state of its own: submission records,
+An executor submits runs and says which of them are alive now. It remembers nothing about them: submission records,
 the process table and squeue are asked anew every time.
 """
 
@@ -14,16 +14,17 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from genxai.errors import GenxaiError, UsageError
+from genxai.errors import UsageError
 from genxai.runs import make_folder
-from launch.attempts import Live
+from launch.attempts import Live, Status
 from launch.plan import PlannedRun
 from launch.processes import find_processes
 from launch.profiles import Profile, slurm_parameters
+from launch.sbatch import SubmitLimit, settle, submit_jobs
 from launch.slurm import max_array_size, queue
 from launch.submissions import Submission, intend, submitted
 from launch.sweepdir import SweepDir
@@ -48,16 +49,23 @@ class Executor(abc.ABC):
         """Signature -> running or queued, for every run with a living job. Raises GenxaiError if nobody can say."""
 
     @abc.abstractmethod
-    def slots(self, submissions: Sequence[Submission]) -> int | None:
-        """How many more runs may be submitted now; None: any number."""
+    def slots(self, submissions: Sequence[Submission], live: Mapping[str, Live]) -> int | None:
+        """How many more runs may be submitted while these are alive; None: any number."""
 
     @abc.abstractmethod
     def submit(self, runs: Sequence[tuple[PlannedRun, int]]) -> list[Submission]:
-        """Submit runs (each with how often it had been started before); the records written."""
+        """Submit runs (each with how often it had been started before); the records written.
+
+        After an error, records of what was submitted before it, or may have been, are on disk.
+        """
 
     @abc.abstractmethod
     def array_size(self, count: int) -> int:
         """How many of `count` runs one submission holds."""
+
+    def settle(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """The submissions without those that, after an error or a kill, have turned out never to have come about."""
+        return list(submissions)
 
     def stop(self, submissions: Sequence[Submission]) -> int:
         """Ask jobs that would not outlive their owner's wish to save and stop; how many are still alive."""
@@ -77,9 +85,9 @@ class LocalRuns(Executor):
     def live(self, submissions: Sequence[Submission]) -> dict[str, Live]:
         alive = self._processes()
         mine = [s for s in submissions if s.cluster == "local" and s.nonce in alive]
-        return {signature: Live.RUNNING for s in mine for signature in s.signatures}
+        return {signature: Live(Status.RUNNING) for s in mine for signature in s.signatures}
 
-    def slots(self, submissions: Sequence[Submission]) -> int:
+    def slots(self, submissions: Sequence[Submission], live: Mapping[str, Live]) -> int:
         alive = self._processes()
         return max(0, self.max_parallel - sum(s.nonce in alive for s in submissions))
 
@@ -170,37 +178,48 @@ class SlurmRuns(Executor):
     ) -> None:
         super().__init__(folder, function)
         self.profile, self.max_parallel = profile, max_parallel
+        self._accepted = sys.maxsize  # runs of one array that the submit limit may let through
         check_slurm()
 
     def live(self, submissions: Sequence[Submission]) -> dict[str, Live]:
         return slurm_live(submissions)
 
-    def slots(self, submissions: Sequence[Submission]) -> None:
-        return None
+    def slots(self, submissions: Sequence[Submission], live: Mapping[str, Live]) -> int | None:
+        return None if self.max_parallel is None else max(0, self.max_parallel - len(live))
 
     def array_size(self, count: int) -> int:
-        return min(count, max_array_size())
+        return min(count, max_array_size(), self.max_parallel or count)
 
     def submit(self, runs: Sequence[tuple[PlannedRun, int]]) -> list[Submission]:
-        size = self.array_size(len(runs))
-        return [self._submit_array(runs[first : first + size]) for first in range(0, len(runs), size)]
+        """At a limit on submitted jobs arrays are halved until one fits, and grow again later.
+
+        Raises SubmitLimit when not even one run more is accepted.
+        """
+        records: list[Submission] = []
+        first, growth = 0, 2
+        while first < len(runs):
+            part = runs[first : first + min(self._accepted, self.array_size(len(runs)))]
+            try:
+                records.append(self._submit_array(part))
+            except SubmitLimit:
+                if len(part) == 1:
+                    raise
+                self._accepted, growth = len(part) // 2, 1
+                continue
+            first += len(part)
+            self._accepted *= growth
+        return records
+
+    def settle(self, submissions: Sequence[Submission]) -> list[Submission]:
+        return settle(self.folder, submissions)
 
     def _submit_array(self, runs: Sequence[tuple[PlannedRun, int]]) -> Submission:
-        import submitit
-
         record = intend(self.folder, "slurm", [(planned.signature, starts) for planned, starts in runs])
-        # a folder per submission: a cluster that counts its job ids anew must not meet old pickles
-        jobs = self.folder.jobs / record.nonce
-        make_folder(jobs)
-        executor = submitit.SlurmExecutor(jobs)
-        threads = max(planned.config.train.threads for planned, _ in runs)
-        executor.update_parameters(**slurm_parameters(self.profile, record.name, threads, self.max_parallel))
-        try:
-            with submission_environment():
-                array = executor.map_array(self.function, [str(planned.run.path) for planned, _ in runs])
-        except submitit.core.utils.FailedJobError as error:
-            raise GenxaiError(f"sbatch refused the submission: {_last_line(error)} (its files: {jobs})") from None
-        return submitted(self.folder, record, [job.job_id for job in array])
+        parameters = slurm_parameters(
+            self.profile, record.name, threads=max(planned.config.train.threads for planned, _ in runs)
+        )
+        paths = [str(planned.run.path) for planned, _ in runs]
+        return submit_jobs(self.folder, record, parameters, lambda slurm: slurm.map_array(self.function, paths))
 
 
 def slurm_live(submissions: Sequence[Submission]) -> dict[str, Live]:
@@ -210,32 +229,9 @@ def slurm_live(submissions: Sequence[Submission]) -> dict[str, Live]:
     for job in queue():
         record = by_name.get(job.name)
         if record is not None and job.index < len(record.signatures):
-            live[record.signatures[job.index]] = Live.QUEUED if job.waiting else Live.RUNNING
+            state = Live(Status.QUEUED, job.reason) if job.waiting else Live(Status.RUNNING)
+            live[record.signatures[job.index]] = state
     return live
-
-
-@contextlib.contextmanager
-def submission_environment() -> Iterator[None]:
-    """Inside a job, the environment without that job's own variables; elsewhere, as it is.
-
-    SLURM_CONF is kept: it says where the cluster is, not which job this is.
-    """
-    if "SLURM_JOB_ID" not in os.environ:
-        yield
-        return
-    import submitit
-
-    configuration = os.environ.get("SLURM_CONF")
-    with submitit.helpers.clean_env():
-        if configuration is not None:
-            os.environ["SLURM_CONF"] = configuration
-        yield
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("sbatch:", "srun:"))]
-    return " ".join(told or lines[-1:])
 
 
 def check_slurm(environment: Mapping[str, str] | None = None) -> None:

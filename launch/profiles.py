@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genxai.config import Section
 from genxai.configfile import Tree, apply_override, read_tree, validate
@@ -62,6 +62,14 @@ class Profile(Section):
             return value
         return {k: str(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in value.items()}
 
+    @model_validator(mode="after")
+    def _time_to_work(self) -> Profile:
+        if self.signal_delay_s >= 60 * self.time:
+            raise ValueError(
+                f"signal_delay_s must be shorter than the time limit, got {self.signal_delay_s} s and {self.time} min"
+            )
+        return self
+
 
 def profile_names() -> list[str]:
     """Profiles that ship in slurm/."""
@@ -92,8 +100,9 @@ def _read_time_as_text(tree: Tree, path: Path, overrides: Sequence[str]) -> None
         tree["time"] = given[-1] if given else raw["time"]
 
 
-def slurm_parameters(profile: Profile, name: str, threads: int, max_parallel: int | None) -> dict[str, Any]:
+def slurm_parameters(profile: Profile, name: str, threads: int) -> dict[str, Any]:
     """Parameters of submitit's SlurmExecutor for runs that use `threads` CPU threads."""
+    cpus = max(profile.cpus_per_task, threads)
     env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **profile.env}
     wanted = {
         "job_name": name,
@@ -103,10 +112,11 @@ def slurm_parameters(profile: Profile, name: str, threads: int, max_parallel: in
         "account": profile.account,
         "qos": profile.qos,
         "time": profile.time,
-        "cpus_per_task": max(profile.cpus_per_task, threads),
+        "cpus_per_task": cpus,
+        "srun_args": [f"--cpus-per-task={cpus}"],  # since Slurm 22.05 srun does not take it from sbatch
         "mem": profile.mem,
         "signal_delay_s": profile.signal_delay_s,
-        "array_parallelism": min(profile.array_parallelism, max_parallel or profile.array_parallelism),
+        "array_parallelism": profile.array_parallelism,
         "setup": [*profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in env.items())],
         "additional_parameters": {"requeue": True},  # clusters with JobRequeue=0 must be asked
     }

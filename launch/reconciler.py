@@ -9,16 +9,17 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from genxai.errors import GenxaiError
 from genxai.runs import exclusive, make_folder, read_json, read_jsonl, write_atomic, write_json
-from launch.attempts import Live, tried
+from launch.attempts import Live, Status, tried
 from launch.executors import Executor
 from launch.outcomes import check_objectives, write_selection
 from launch.plan import Planner, Trial
+from launch.sbatch import SubmitLimit
 from launch.search import journal_digest, may_propose, propose, read_digest, write_journal
 from launch.submissions import History, Submission, histories, read_submissions
 from launch.survey import Survey, Surveyor, affordable
@@ -35,6 +36,8 @@ class Reconciler:
     surveyor: Surveyor = field(init=False)
     trials: dict[int, Trial] = field(init=False)
     submissions: list[Submission] = field(init=False)
+    _live: Mapping[str, Live] = field(init=False, default_factory=dict)  # as of the latest look
+    _limit: str = ""  # the submit limit the person has been told of
     _journal_of: str = field(init=False)
     _journal_next: float = 0.0
 
@@ -52,11 +55,18 @@ class Reconciler:
 
     def look(self) -> Survey:
         """The survey now. Who is alive is asked first: a run that ends meanwhile is then seen as ended."""
-        live: dict[str, Live] = self.executor.live(self.submissions)
-        return self.surveyor.look(self.trials, live, self.submissions)
+        self._live = self.executor.live(self.submissions)
+        return self._survey()
+
+    def _survey(self) -> Survey:
+        return self.surveyor.look(self.trials, self._live, self.submissions)
 
     def run_pass(self) -> tuple[Survey, int]:
-        """Look, propose, publish, submit; the survey and how many runs were submitted."""
+        """Look, propose, publish, submit; the survey and how many runs were submitted.
+
+        The cluster is asked once for who is alive. Raises SlurmSilent if it does not answer: try again later.
+        """
+        self.submissions = self.executor.settle(self.submissions)
         survey = self.propose_all(self.look())
         check_objectives(survey.reports, self.planner.sweep.definition.objectives)
         self.publish(survey)
@@ -78,7 +88,7 @@ class Reconciler:
                 planned.run.plan(planned.config)
             self.trials[number] = trial
             added = True
-            survey = self.look()
+            survey = self._survey()
         if added:
             self.note(f"trial {max(self.trials)} proposed by the Bayesian search")
         return survey
@@ -100,7 +110,7 @@ class Reconciler:
     def submit(self, survey: Survey) -> int:
         """Submit what is missing, as far as slots and budget allow."""
         waiting = survey.to_submit()
-        slots = self.executor.slots(self.submissions)
+        slots = self.executor.slots(self.submissions, self._live)
         room = len(waiting) if slots is None else min(slots, len(waiting))
         room = affordable(survey, self.planner.sweep.definition.budget.device_hours, room)
         chosen = waiting[:room]
@@ -109,7 +119,17 @@ class Reconciler:
         for planned in chosen:
             planned.run.plan(planned.config)
         with_starts = [(planned, len(read_jsonl(planned.run.provenance_file))) for planned in chosen]
-        self.submissions += self.executor.submit(with_starts)
+        try:
+            self.submissions += self.executor.submit(with_starts)
+        except GenxaiError as error:
+            before = {submission.nonce for submission in self.submissions}
+            self.submissions = read_submissions(self.planner.folder)  # what was submitted before the error, or may be
+            if not isinstance(error, SubmitLimit):
+                raise
+            if str(error) != self._limit:
+                self._limit = str(error)
+                self.note(f"{error}; the other runs wait until jobs have ended")
+            return sum(len(s.signatures) for s in self.submissions if s.nonce not in before)
         return len(chosen)
 
     def over_budget(self, survey: Survey) -> bool:
@@ -118,7 +138,7 @@ class Reconciler:
         budget = self.planner.sweep.definition.budget.device_hours
         if budget is None or survey.complete or affordable(survey, budget, max(1, len(waiting))):
             return False
-        return not self.executor.live(self.submissions)
+        return survey.count(Status.RUNNING, Status.QUEUED) == 0
 
 
 def all_trials(planner: Planner) -> dict[int, Trial]:
@@ -143,7 +163,12 @@ def only_reconciler(planner: Planner) -> Iterator[None]:
     """Held by the one reconciler of a sweep. Raises GenxaiError that says who holds it."""
     folder = planner.folder
     make_folder(folder.path)
-    with exclusive(folder.lock) as free:
+    with contextlib.ExitStack() as stack:
+        try:
+            free = stack.enter_context(exclusive(folder.lock))
+        except OSError as error:
+            error.filename = error.filename or str(folder.lock)  # flock does not say on which file it failed
+            raise
         if not free:
             raise GenxaiError(f"this sweep is already being run by {_holder(read_json(folder.holder))}: {folder.path}")
         write_json(folder.holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})

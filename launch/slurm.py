@@ -16,12 +16,16 @@ from genxai.errors import GenxaiError
 #: states in which an element does not run yet
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
-#: states that squeue may still list although the job will never run again
-_OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+#: states that squeue may still list although the job will never run again. A preempted job that is requeued is never
+#: shown as PREEMPTED: it is COMPLETING, then REQUEUED or PENDING.
+ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
 
 
 class SlurmSilent(GenxaiError):
-    """squeue did not answer: nobody knows what is alive, so nothing may be submitted."""
+    """Slurm did not answer: nobody knows what is alive, so nothing may be submitted."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,20 @@ def queue(timeout_seconds: float = 60.0) -> list[QueuedJob]:
     except GenxaiError as error:
         raise SlurmSilent(str(error)) from None
     jobs = [_parse(line) for line in text.splitlines() if line.count("|") >= 4]
-    return [job for job in jobs if job.state not in _OVER]
+    return [job for job in jobs if job.state not in ENDED]
 
 
 def _parse(line: str) -> QueuedJob:
     job_id, index, state, reason, name = (part.strip() for part in line.split("|", 4))
     return QueuedJob(job_id, int(index) if index.isdigit() else 0, name, state, reason)
+
+
+def cancel(name: str) -> None:
+    """End every job of mine with this name, if there is any. Raises SlurmSilent if Slurm does not answer."""
+    try:
+        ask(["scancel", f"--name={name}"])
+    except GenxaiError as error:
+        raise SlurmSilent(str(error)) from None
 
 
 @functools.lru_cache(maxsize=1)

@@ -35,6 +35,7 @@ EXAMPLES = """
   python launch/status.py runs                one look
   python launch/status.py runs --watch        again every two seconds, until Ctrl-C
   python launch/status.py runs --json         for a program
+  python launch/status.py runs --pictures     also where the newest sample grids and attribution overlays are
 """
 
 #: seconds between two looks of --watch
@@ -53,10 +54,12 @@ class Sight:
     restarts: int
     steps_redone: int
     eta_seconds: float | None
+    waiting: dict[str, int]  # Slurm's reason -> queued runs
     failures: tuple[dict[str, Any], ...]
+    pictures: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "failures": list(self.failures)}
+        return {**self.__dict__, "failures": list(self.failures), "pictures": list(self.pictures)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +72,10 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("runs", nargs="?", type=Path, default=None, help="folder (default: $GENXAI_RUNS or ./runs)")
     parser.add_argument("--watch", action="store_true", help="look again until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--pictures", action="store_true", help="end with the newest pictures of each sweep")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.pictures and (arguments.watch or arguments.json):
+        raise UsageError("--pictures goes with neither --watch nor --json (which has them anyway)")
     root = runs_folder(arguments.runs)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; give the RUNS folder of your sweeps")
@@ -80,8 +86,20 @@ def _main(argv: list[str]) -> int:
     else:
         from rich.console import Console
 
-        Console().print(table(root, look(root)))
+        sights = look(root)
+        Console().print(table(root, sights))
+        if arguments.pictures:
+            _print_pictures(root, sights)
     return EXIT_OK
+
+
+def _print_pictures(root: Path, sights: Sequence[Sight]) -> None:
+    """One line per sweep, unwrapped so that the paths can be copied."""
+    from launch.pictures import picture_line
+    from launch.sweepdir import SweepDir
+
+    lines = [line for s in sights if (line := picture_line(SweepDir(root / s.name)))]
+    print("\n".join(lines) or "no pictures yet: no run is done, or run.pictures is off")
 
 
 def _watch(root: Path) -> None:
@@ -107,7 +125,9 @@ def _defined(root: Path) -> set[Path]:
 
 def sight(folder: SweepDir) -> Sight:
     """The state of one folder. Runs are taken as they lie there; wanted but unplanned ones count as missing."""
-    from launch.attempts import Live, Status, report
+    from launch.attempts import Status, report
+    from launch.display import waiting_reasons
+    from launch.pictures import newest_pictures
     from launch.submissions import History, histories, read_submissions
 
     definition = _definition(folder)
@@ -117,9 +137,7 @@ def sight(folder: SweepDir) -> Sight:
     reports: dict[str, Report] = {}
     for file in sorted(folder.path.glob("*/config.yaml")):
         run = folder.run(file.parent.name)
-        reports[run.signature] = report(
-            run, live.get(run.signature, Live.NO), retries, past.get(run.signature, History())
-        )
+        reports[run.signature] = report(run, live.get(run.signature), retries, past.get(run.signature, History()))
     counts = Counter(str(r.status) for r in reports.values())
     total = _wanted(definition)
     if total is not None and total > len(reports):
@@ -134,6 +152,8 @@ def sight(folder: SweepDir) -> Sight:
         restarts=sum(r.restarts for r in reports.values()),
         steps_redone=sum(r.steps_redone for r in reports.values()),
         eta_seconds=_eta(counts, done),
+        waiting=waiting_reasons(reports.values()),
+        pictures=tuple(map(str, newest_pictures(folder))),
         failures=tuple(_failure(folder, name, r) for name, r in reports.items() if r.status is Status.FAILED),
     )
 
@@ -216,7 +236,7 @@ def table(root: Path, sights: Sequence[Sight]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from launch.display import duration
+    from launch.display import duration, waiting_words
 
     if not sights:
         return Text(f"{root}: no runs yet")
@@ -236,6 +256,7 @@ def table(root: Path, sights: Sequence[Sight]) -> RenderableType:
         hours, again = sum(s.hours for s in sights), sum(s.restarts for s in sights)
         out.add_row("total", *sums, "", f"{hours:.3g}", str(again), str(sum(s.steps_redone for s in sights)), "")
     lines = [f"{s.name}: best {s.best}" for s in sights if s.best]
+    lines += [f"{s.name}: queued runs wait for {waiting_words(s.waiting)}" for s in sights if s.waiting]
     for s in sights:
         for failure in s.failures:
             lines.append(f"{s.name}/{failure['run']} failed: {failure['reason']}")

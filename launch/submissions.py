@@ -66,6 +66,16 @@ def submitted(folder: SweepDir, submission: Submission, jobs: Sequence[str]) -> 
     return submission
 
 
+def withdraw(folder: SweepDir, submission: Submission) -> None:
+    """Remove the record of a submission that never came about."""
+    (folder.submissions / f"{submission.nonce}.json").unlink(missing_ok=True)
+
+
+def came_about(folder: SweepDir, submission: Submission) -> bool:
+    """Whether its jobs have existed: their ids were noted, or one has begun to log."""
+    return submission.state == "submitted" or any((folder.jobs / submission.nonce).glob("*_log.*"))
+
+
 def _write(folder: SweepDir, submission: Submission) -> None:
     write_json(folder.submissions / f"{submission.nonce}.json", asdict(submission))
 
@@ -97,9 +107,11 @@ class History:
 
 
 def histories(folder: SweepDir, submissions: Iterable[Submission]) -> dict[str, History]:
-    """Signature -> history of every run that has ever been submitted."""
+    """Signature -> history of every run that has ever been submitted; an intent that came to nothing is no attempt."""
     found: dict[str, History] = {}
     for submission in submissions:
+        if not came_about(folder, submission):
+            continue
         array = len(submission.signatures) > 1
         for index, (signature, count) in enumerate(zip(submission.signatures, submission.starts, strict=True)):
             before = found.get(signature, History()).starts

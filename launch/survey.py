@@ -106,7 +106,7 @@ class Surveyor:
         retries = self.planner.sweep.definition.retries
         found = report(
             planned.run,
-            live.get(planned.signature, Live.NO),
+            live.get(planned.signature),
             retries,
             history,
             self.forgiven.get(planned.signature),

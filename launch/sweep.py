@@ -9,15 +9,13 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
-from launch.cli import Interrupted, add_runs_option, make_parser, run_command, runs_folder, split_overrides
+from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
 
 if TYPE_CHECKING:
     from launch.executors import Executor
@@ -43,11 +41,11 @@ EXAMPLES = """
   python launch/sweep.py lambda bayes.points=4 seeds=[0] train.epochs=3 space.objective.lambda_gp.grid=[1,10]
 """
 
-#: seconds between two passes
-POLL_SECONDS = {"local": 1.0, "slurm": 2.0}
+#: seconds between two passes, at first and at most: a cluster's controller is shared by many
+POLL_SECONDS = {"local": (1.0, 1.0), "slurm": (2.0, 25.0)}
 
-#: how long Ctrl-C waits for local runs to save [s]
-STOP_SECONDS = 60.0
+#: seconds until Slurm is asked again when it has not answered
+SILENCE_SECONDS = 20.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=None,
         metavar="N",
-        help="runs alive at once; local default: one per GPU, else cores / train.threads; Slurm: per array",
+        help="runs alive at once; local default: one per GPU, else cores / train.threads; Slurm: jobs in the queue",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write and submit nothing")
     parser.add_argument("--once", action="store_true", help="a single pass: submit what is missing now, then end")
@@ -136,6 +134,7 @@ def default_parallel(planner: Planner) -> int:
 def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executor) -> int:
     """Print the plan, then reconcile until complete; the exit code."""
     from launch.display import plan_lines
+    from launch.interrupts import orderly_stop, stop_signals
     from launch.reconciler import Reconciler, only_reconciler
 
     say = _sayer(arguments.json)
@@ -148,7 +147,7 @@ def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executo
     if arguments.dry_run:
         _finish(arguments, planner, executor, survey)
         return EXIT_OK
-    with only_reconciler(planner), _stop_signals(), _orderly_stop(reconciler, say):
+    with only_reconciler(planner), stop_signals(), orderly_stop(reconciler, say):
         survey = _loop(arguments, reconciler, say)
     return _conclude(arguments, planner, executor, survey, say)
 
@@ -175,6 +174,7 @@ def _loop(arguments: argparse.Namespace, reconciler: Reconciler, say: Callable[[
     from launch.slurm import SlurmSilent
 
     budget = reconciler.planner.sweep.definition.budget.device_hours
+    began, silence = time.monotonic(), ""
     with _display(arguments, reconciler, say) as show:
         while True:
             try:
@@ -182,15 +182,24 @@ def _loop(arguments: argparse.Namespace, reconciler: Reconciler, say: Callable[[
             except SlurmSilent as error:
                 if arguments.once:
                     raise
-                say(f"{error}; nothing is submitted until Slurm answers")
-                time.sleep(10 * POLL_SECONDS["slurm"])
+                if str(error) != silence:
+                    silence = str(error)
+                    say(f"{error}; nothing is submitted until Slurm answers")
+                time.sleep(SILENCE_SECONDS)
                 continue
+            silence = ""
             show(survey)
             if survey.complete or arguments.once:
                 return reconciler.look() if submitted else survey
             if budget is not None and not submitted and reconciler.over_budget(survey):
                 raise GenxaiError(budget_message(survey, budget))
-            time.sleep(POLL_SECONDS[reconciler.executor.cluster])
+            time.sleep(poll_seconds(reconciler.executor.cluster, time.monotonic() - began))
+
+
+def poll_seconds(cluster: str, elapsed_seconds: float) -> float:
+    """Seconds until the next pass: a tenth of the time the sweep has been watched, within the cluster's bounds."""
+    first, longest = POLL_SECONDS[cluster]
+    return min(longest, max(first, elapsed_seconds / 10))
 
 
 def _parallel(executor: Executor, survey: Survey) -> int:
@@ -208,7 +217,7 @@ def _display(
 ) -> Iterator[Callable[[Survey], None]]:
     """A live table on a terminal, a line per change elsewhere; yields the function that shows a survey."""
     from launch.attempts import Status
-    from launch.display import best_line, live_table, totals_line
+    from launch.display import best_line, live_table, totals_line, waiting_reasons
 
     sweep, executor = reconciler.planner.sweep, reconciler.executor
     if sys.stdout.isatty() and not arguments.json and not arguments.once:
@@ -221,14 +230,18 @@ def _display(
             yield lambda survey: live.update(live_table(sweep, survey, _parallel(executor, survey)))
         return
     shown: list[object] = [None, ""]
+    reasons: set[str] = set()
 
     def show(survey: Survey) -> None:
-        # what runs changes all the while; only an ended run is worth a line, only a new best point is worth its words
+        # what runs changes all the while; only an ended run or a new reason to wait is worth a line, and only a new
+        # best point is worth its words
         ended, best = (survey.count(Status.DONE), survey.count(Status.FAILED)), best_line(sweep, survey)
-        if ended != shown[0]:
+        new = set(waiting_reasons(survey.reports.values())) - reasons
+        if ended != shown[0] or new:
             words = totals_line(sweep, survey, _parallel(executor, survey))
             say(f"{time.strftime('%H:%M:%S')}  {words}" + (f"; {best}" if best and best != shown[1] else ""))
             shown[:] = [ended, best]
+            reasons.update(new)
 
     yield show
 
@@ -238,6 +251,7 @@ def _conclude(
 ) -> int:
     """Last words and the exit code of a sweep that has not been interrupted."""
     from launch.display import best_line, failure_lines, totals_line
+    from launch.pictures import picture_line
 
     _finish(arguments, planner, executor, survey)
     failures = failure_lines(survey)
@@ -247,6 +261,8 @@ def _conclude(
     if best := best_line(planner.sweep, survey):
         say(best.replace("best so far", "selected" if survey.complete else "best so far"))
         say(f"written to {planner.folder.selected}")
+    if pictures := picture_line(planner.folder):
+        say(pictures)
     if not survey.complete:
         say("not complete; start the same command again to go on")
     return EXIT_FAILED if failures else EXIT_OK
@@ -257,55 +273,6 @@ def _finish(arguments: argparse.Namespace, planner: Planner, executor: Executor,
         from launch.display import as_json
 
         print(json.dumps(as_json(planner.sweep, survey, _parallel(executor, survey)), indent=1))
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the loop as Ctrl-C does. Outside the main thread (tests) nothing is changed."""
-
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _orderly_stop(reconciler: Reconciler, say: Callable[[str], None]) -> Iterator[None]:
-    """On an interruption: local runs are asked to save and stop, and waited for; Slurm jobs are left alone."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        code = error.exit_code if isinstance(error, Interrupted) else Interrupted("").exit_code
-        raise Interrupted(_stop_jobs(reconciler, say), code) from None
-
-
-def _stop_jobs(reconciler: Reconciler, say: Callable[[str], None]) -> str:
-    again = "start the same command again to go on"
-    if reconciler.executor.cluster == "slurm":
-        return f"stopped watching; the Slurm jobs go on. {again[0].upper()}{again[1:]}, `scancel` ends jobs"
-    alive = reconciler.executor.stop(reconciler.submissions)
-    if not alive:
-        return f"stopped; {again}"
-    say(f"asked {alive} runs to save and stop; Ctrl-C again leaves them running")
-    deadline = time.monotonic() + STOP_SECONDS
-    while alive and time.monotonic() < deadline:
-        try:
-            time.sleep(0.5)
-            alive = reconciler.executor.stop(reconciler.submissions)  # again: one that was just starting missed it
-        except KeyboardInterrupt:
-            break
-    if alive:
-        return f"stopped; {alive} runs are still running and will finish by themselves. {again[0].upper()}{again[1:]}"
-    return f"stopped, all runs saved; {again}"
 
 
 def detach(arguments: argparse.Namespace, argv: list[str], planner: Planner) -> int:

@@ -52,6 +52,11 @@ class SweepDir:
         return self.path / "jobs"
 
     @property
+    def excuses(self) -> Path:
+        """One JSONL per run: its jobs that ended without a failure although the run was not done."""
+        return self.path / "excuses"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".reconciler.lock"
 

@@ -69,7 +69,7 @@ def planned_run(source: str, overrides: Sequence[str], runs: Path) -> Run:
     folder = Path(source)
     if (folder / "config.yaml").is_file() and not overrides:
         return Run(folder.absolute())
-    config = load_config(source, overrides)
+    config = load_config(source, overrides).model_copy(update={"origin": None})
     run = Run(runs / config.name / signature(config))
     run.plan(config)
     return run

@@ -8,9 +8,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genxai.errors import EXIT_FAILED, EXIT_STOPPED
+from launch.attempts import excuse
+from launch.slurm import ENDED
+
+if TYPE_CHECKING:
+    from genxai.runs import Run
+    from genxai.training.run import Outcome
+
+#: how long a requeued job waits for its former process, which may still be saving on another node [s]
+BUSY_SECONDS = 120.0
 
 
 def work(run_dir: str) -> str:
@@ -19,11 +30,14 @@ def work(run_dir: str) -> str:
     submitit has installed its signal handlers before; train() installs ours over them.
     """
     from genxai.runs import Run
-    from genxai.training.run import Outcome, train
+    from genxai.training.run import Outcome
 
-    outcome = train(Run(Path(run_dir)))
+    run = Run(Path(run_dir))
+    outcome = _train(run)
     print(f"{run_dir}: {outcome}", flush=True)
-    if "SLURM_JOB_ID" in os.environ:
+    if outcome is Outcome.STOPPED or outcome is Outcome.BUSY:
+        excuse(run, outcome.value)
+    if in_slurm_job():
         if outcome is Outcome.STOPPED:
             requeue()
             sys.exit(EXIT_STOPPED)
@@ -32,17 +46,38 @@ def work(run_dir: str) -> str:
     return str(outcome)
 
 
+def _train(run: Run, pause_seconds: float = 5.0) -> Outcome:
+    """Train; in a Slurm job a run that is busy is tried again for a while."""
+    from genxai.training.run import Outcome, train
+
+    deadline = time.monotonic() + BUSY_SECONDS
+    while (outcome := train(run)) is Outcome.BUSY and in_slurm_job() and time.monotonic() < deadline:
+        time.sleep(pause_seconds)
+    return outcome
+
+
+def in_slurm_job() -> bool:
+    """Whether this process is a Slurm job of a sweep, not merely inside a job somebody else has submitted."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def job_id() -> str:
+    """The id of this job alone: SLURM_JOB_ID of an array's last element is also the id of the whole array."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ["SLURM_JOB_ID"]
+
+
 def requeue(timeout_seconds: float = 60.0) -> None:
     """Have Slurm queue this job again (from one rank). If it refuses, the reconciler submits the run anew.
 
-    Only a job that Slurm still counts as running: one that is completing was cancelled by a person (who does not
-    want it back), or Slurm is requeueing it by itself.
+    Not a job that is completing: that was cancelled by a person (who does not want it back), or Slurm is requeueing
+    it by itself.
     """
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return
-    job = os.environ["SLURM_JOB_ID"]
+    job = job_id()
     state = _slurm(["squeue", "--noheader", "--jobs", job, "--format=%T"], timeout_seconds)
-    if state == "RUNNING":
+    if state and state not in ("COMPLETING", *ENDED):
         _slurm(["scontrol", "requeue", job], timeout_seconds)
     else:
         print(f"not requeued: Slurm says the job is {state or 'unknown'}", file=sys.stderr, flush=True)

@@ -64,10 +64,34 @@ def test_the_state_follows_from_the_files_alone(run, tmp_path):
     assert run.state is State.DONE
 
 
-def test_planning_twice_keeps_the_frozen_configuration(run):
-    before = run.config_file.read_text()
-    run.plan(load_config("tiny", ["train.epochs=9"]))
-    assert run.config_file.read_text() == before
+def test_planning_again_renews_how_a_run_is_executed_and_nothing_else(run):
+    run.plan(load_config("tiny", ["run.device=cpu", "name=other"]))
+    assert run.config().run.device == "cpu" and run.config().name == "tiny"
+    before = run.config_file.stat().st_mtime_ns
+    run.plan(load_config("tiny", ["run.device=cpu"]))
+    assert run.config_file.stat().st_mtime_ns == before
+
+
+def test_a_configuration_changed_by_hand_is_refused(run):
+    run.config_file.write_text(run.config_file.read_text().replace("epochs: ", "epochs: 1"))
+    with pytest.raises(runs.GenxaiError, match="changed by hand"):
+        run.plan(load_config("tiny"))
+
+
+def test_a_damaged_progress_file_is_nothing(run):
+    for content in (b"", b"{", b"[]", b"\xff"):
+        run.progress_file.write_bytes(content)
+        assert run.progress() == {}
+
+
+def test_local_weights_count_by_content_and_not_by_place(tmp_path):
+    def signature(name: str, content: bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+        overrides = ["model.image.name=resnet18", "model.image.input_size=64", f"model.image.weights={path}"]
+        return run_signature(load_config("tiny", overrides), "d")
+
+    assert signature("a.pth", b"one") == signature("b.pth", b"one") != signature("b.pth", b"two!")
 
 
 def test_numbers_that_are_not_finite_become_null_with_the_reason(tmp_path):

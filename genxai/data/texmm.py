@@ -1,6 +1,6 @@
 """TexMM: textured, captioned MNIST / Fashion-MNIST with the truth about every factor (docs/benchmark.md).
 
-Images stay on the device as uint8; a sample is composed there, a pure function of (config.seed, split, index).
+Images stay on the device as uint8; a sample is composed there, a pure function of (config.data.seed, split, index).
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class TexMM:
         self.labels = self._store.labels[self._image]
         self.aligned = self.textures == aligned_texture(self.labels)
         # keyed by image and not by place, so that the two samples of a counterfactual pair share them
-        self._phase = counter_rng.uniform(config.seed, f"{split}/phase", self._image)
-        self._jitter = counter_rng.uniform(config.seed, f"{split}/jitter", self._image) * 2 - 1
-        self._corner = counter_rng.integers(config.seed, f"{split}/corner", 4, self._image)
+        self._phase = counter_rng.uniform(config.data.seed, f"{split}/phase", self._image)
+        self._jitter = counter_rng.uniform(config.data.seed, f"{split}/jitter", self._image) * 2 - 1
+        self._corner = counter_rng.integers(config.data.seed, f"{split}/corner", 4, self._image)
         paraphrases = "test" if split.startswith("test") else "train"
         self._bank = caption_bank(config.model.text, self._data.dataset, paraphrases, self.device)
         self._train_bank = caption_bank(config.model.text, self._data.dataset, "train", self.device)
@@ -109,14 +109,14 @@ class TexMM:
             captions,
             self.labels,
             self.textures,
-            seed=config.seed,
+            seed=config.data.seed,
             stream=f"{split}/caption",
             counters=self._image,
         )
 
     def _choose(self) -> tuple[Tensor, Tensor]:
         """The image and the texture of each sample of the split."""
-        seed, labels = self._config.seed, self._store.labels
+        seed, labels = self._config.data.seed, self._store.labels
         own = _draw_textures(labels, self._data.rho, seed)
         splits = make_splits(self._data, labels, own, self._store.num_train, seed)
         match self.split:
@@ -204,11 +204,11 @@ class TexMM:
         """Captions for generated samples: tokens int64 [B, L] and token_mask bool [B, L].
 
         labels, textures, counters: int64 [B] on the split's device. Training paraphrases, drawn as in training: a
-        pure function of (config.seed, stream, counter, label, texture).
+        pure function of (config.data.seed, stream, counter, label, texture).
         """
         captions = captions_in_use(self._data)
         number = self._train_bank.draw(
-            captions, labels, textures, seed=self._config.seed, stream=f"generated/{stream}", counters=counters
+            captions, labels, textures, seed=self._config.data.seed, stream=f"generated/{stream}", counters=counters
         )
         return self._train_bank.tokens[number], self._train_bank.token_mask[number]
 

@@ -9,7 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genxai.fairness.bias import BiasReference, bias_gap, bias_loss, bias_reference, subgroup_disparity
+    from genxai.fairness.bias import (
+        BiasReference,
+        bias_deviation,
+        bias_gap,
+        bias_loss,
+        bias_reference,
+        subgroup_disparity,
+    )
     from genxai.fairness.descriptors import DESCRIPTORS, Descriptor, build_descriptor, descriptor
     from genxai.fairness.revise import Ledger, correction, estimated_mask, reveal_score
 
@@ -18,6 +25,7 @@ _HOME = {
     "BiasReference": "bias",
     "Descriptor": "descriptors",
     "Ledger": "revise",
+    "bias_deviation": "bias",
     "bias_gap": "bias",
     "bias_loss": "bias",
     "bias_reference": "bias",
@@ -34,6 +42,7 @@ __all__ = [
     "BiasReference",
     "Descriptor",
     "Ledger",
+    "bias_deviation",
     "bias_gap",
     "bias_loss",
     "bias_reference",

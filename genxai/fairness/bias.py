@@ -154,6 +154,17 @@ def bias_loss(features: Tensor, labels: Tensor, reference: BiasReference) -> Ten
     return _average(squared, count * (known & (count >= 2)))
 
 
+def bias_deviation(features: Tensor, labels: Tensor, reference: BiasReference) -> Tensor:
+    """||B(x) - mu_y||^2 of each image, [B]: how far one sample is from the reference, its own spread included.
+
+    What pulls a flagged sample back through B, where `bias_loss` speaks of means. 0 for a class without reference.
+    """
+    means = reference.means if reference.conditional else reference.means[None]
+    known = reference.known if reference.conditional else reference.known[None]
+    classes = labels if reference.conditional else torch.zeros_like(labels)
+    return (features - means[classes]).square().sum(dim=1) * known[classes]
+
+
 def subgroup_disparity(values: Tensor | Sequence[float], groups: Tensor | Sequence[int]) -> float:
     """Delta_fair, Eq. 6: the largest difference between the mean values of two groups; lower is better.
 

@@ -23,15 +23,15 @@ SampleOrigin = Literal["real", "generated"]
 SURROUNDED = 4
 
 
-def estimated_mask(images: Tensor, amplitude: float) -> Tensor:
+def estimated_mask(images: Tensor, threshold: float) -> Tensor:
     """Where the object is in images that have no true mask: bool [B, 1, H, W], detached.
 
-    images [B, 1, H, W] in [0, 1]. Pixels brighter than the texture alone can be (`amplitude`, of full white), and those
-    with at least `SURROUNDED` such neighbours of 8. IoU with the true S of TexMM's textured training images at
-    amplitude 0.25 / 0.5 / 0.75 (2,000 images, mode background): MNIST 0.81 / 0.84 / 0.77, Fashion-MNIST 0.88 / 0.71 /
-    0.43, where dark garments fade into the texture. With amplitude 1 nothing is brighter and the mask is empty.
+    images [B, 1, H, W] in [0, 1]. Pixels brighter than `threshold` (the texture's amplitude, of full white, which it
+    alone cannot outshine), and those with at least `SURROUNDED` such neighbours of 8. IoU with the true S of TexMM's
+    textured training images at amplitude 0.25 / 0.5 / 0.75 (2,000 images, mode background): MNIST 0.81 / 0.84 / 0.77,
+    Fashion-MNIST 0.88 / 0.71 / 0.43, where dark garments fade into the texture. At amplitude 1 the mask is empty.
     """
-    bright = images.detach() > amplitude
+    bright = images.detach() > threshold
     neighbours = 9.0 * F.avg_pool2d(bright.float(), kernel_size=3, stride=1, padding=1)
     return bright | (neighbours > SURROUNDED - 0.5)
 
@@ -86,8 +86,8 @@ class Ledger:
     ) -> None:
         """Note one explained batch without waiting for the device; all tensors [n].
 
-        samples: index of a real image in its split, or position of a generated one in its batch. scores_after: the
-        scores once corrected, None where they were not measured.
+        samples: index of a real image in its split, or step * batch size + position of a generated one.
+        scores_after: the scores once corrected, None where they were not measured.
         """
         after = torch.full_like(scores, torch.nan) if scores_after is None else scores_after
         # float64 holds every index and every float32 exactly; stack copies, so later in-place changes do no harm

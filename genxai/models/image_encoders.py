@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from genxai.config import ImageEncoderConfig
-from genxai.errors import GenxaiError, UsageError
+from genxai.errors import GenxaiError
 from genxai.models.normalization import group_count
 from genxai.models.weights import load_weights
 
@@ -48,7 +48,8 @@ class ImageEncoder(nn.Module):
 def build_image_encoder(cfg: ImageEncoderConfig) -> ImageEncoder:
     """The encoder a configuration names, with its weights.
 
-    Raises UsageError for options that do not fit together, GenxaiError for weights that cannot be had.
+    Options that do not fit together are refused by the configuration. Raises GenxaiError for weights that cannot be
+    had.
     """
     return SmallCNN(cfg) if cfg.name == "small_cnn" else ResNetEncoder(cfg)
 
@@ -66,10 +67,6 @@ class SmallCNN(ImageEncoder):
 
     def __init__(self, cfg: ImageEncoderConfig) -> None:
         super().__init__(cfg.input_size)
-        if cfg.cam_layer:
-            raise UsageError(f"model.image.cam_layer={cfg.cam_layer!r} names a ResNet block; small_cnn allows only ''")
-        if cfg.weights != "none":
-            raise UsageError(f"model.image.weights={cfg.weights!r}: small_cnn is trained from scratch; use 'none'")
         width = cfg.width
         self.map_channels, self.token_channels = 2 * width, 4 * width
         self.to_map = nn.Sequential(
@@ -101,12 +98,6 @@ class ResNetEncoder(ImageEncoder):
 
     def __init__(self, cfg: ImageEncoderConfig) -> None:
         super().__init__(cfg.input_size)
-        if cfg.input_size <= RESNET_STRIDE["layer4"]:
-            raise UsageError(
-                f"model.image.input_size={cfg.input_size} gives {cfg.name} a last map of 1x1: one image token and no "
-                f"map to explain; use at least {RESNET_STRIDE['layer4'] + 1} (2x2), best 224 (layer3 is 14x14), "
-                "or model.image.name=small_cnn"
-            )
         network = _torchvision_resnet(cfg)
         self.cam_layer = cfg.cam_layer or "layer3"
         self.stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)

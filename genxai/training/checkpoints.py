@@ -39,12 +39,14 @@ def publish(folder: Path, step: int, state: State) -> Path:
     """
     make_folder(folder)
     target = folder / f"step-{step:09d}"
-    if not _is_intact(target):
-        _discard(target)
+    if _published(folder)[:1] != [target] or not _is_intact(target):
+        _discard(target)  # renamed but never pointed at: its file lengths belong to an earlier start
         _write(folder / f".{target.name}.{os.getpid()}", target, state)
     write_atomic(folder / POINTER, target.name + "\n")
-    for old in _published(folder)[KEEP:]:
-        _discard(old)
+    kept = sorted((path for path in _published(folder) if path.name <= target.name), reverse=True)[:KEEP]
+    for path in _published(folder):
+        if path not in kept:  # older, or ahead of us: damaged, since we went on from before it
+            _discard(path)
     for leftover in folder.glob(".step-*"):
         _discard(leftover)
     return target
@@ -54,6 +56,7 @@ def _write(temporary: Path, target: Path, state: State) -> None:
     tensors: dict[str, Tensor] = {}
     values = _split(state, "", tensors)
     files = {TENSORS: serialise_tensors(tensors), VALUES: json.dumps(values, allow_nan=False).encode()}
+    _discard(temporary)
     try:
         temporary.mkdir()
         for name, content in files.items():

@@ -69,7 +69,7 @@ def predict(classifier: nn.Module, config: Config, data: TexMM, explained: int) 
     if explained and config.model.fusion != "text":
         for indices in torch.arange(explained, device=data.labels.device).split(EVALUATION_BATCH // 4):
             sample = data.batch(indices)
-            maps.append(explain(classifier, sample, config.revise.method))
+            maps.append(explain(classifier, sample, config.explain.method))
             masks.append(sample.masks)
     return Predictions(torch.cat(probabilities), torch.cat(maps) if maps else None, torch.cat(masks) if masks else None)
 

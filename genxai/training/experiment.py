@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from genxai.config import Config, TrainConfig
 from genxai.data import TexMM
 from genxai.data.counter_rng import derive_seed
+from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.errors import UsageError
 from genxai.fairness import BiasReference, bias_reference, build_descriptor
 from genxai.models import Critic, FusionClassifier, Generator
@@ -61,14 +62,14 @@ class Experiment:
 
     @property
     def monitored(self) -> int:
-        """Samples of a batch that are explained: the fraction of Reveal-to-Revise, at least one."""
-        return max(1, round(self.config.revise.fraction * len(self.draws.positions)))
+        """Samples of a batch that are explained: the configured fraction, at least one."""
+        return max(1, round(self.config.explain.fraction * len(self.draws.positions)))
 
     def explains(self, step: int) -> bool:
         """Whether attribution maps are computed at this step."""
         config = self.config
         wanted = config.revise.enabled or config.objective.lambda_attribution > 0
-        return wanted and step % config.revise.every == 0
+        return wanted and step % config.explain.every == 0
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint holds, by name."""
@@ -85,9 +86,9 @@ def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
     accelerator = _accelerator(config, tracker_folder)
     device = accelerator.device
     train = TexMM(config, "train", device)
-    generator = _seeded(config, "generator", lambda: Generator(config.model.gan, 10, config.data.image_size))
-    critic = _seeded(config, "critic", lambda: Critic(config.model.gan, 10, config.data.image_size))
-    classifier = _seeded(config, "classifier", lambda: FusionClassifier(config.model, 10, train.vocab_size))
+    generator = _seeded(config, "generator", lambda: Generator(config.model.gan, NUM_CLASSES, config.data.image_size))
+    critic = _seeded(config, "critic", lambda: Critic(config.model.gan, NUM_CLASSES, config.data.image_size))
+    classifier = _seeded(config, "classifier", lambda: FusionClassifier(config.model, NUM_CLASSES, train.vocab_size))
     for module in (generator, critic, classifier):
         module.to(device)
     average = copy.deepcopy(generator).requires_grad_(False)
@@ -184,22 +185,29 @@ def _classifier_optimizer(module: nn.Module, train: TrainConfig) -> torch.optim.
 
 @torch.no_grad()
 def reference_statistics(config: Config, train: TexMM, descriptor: Any) -> BiasReference:
-    """E[B(x)] of Eq. 5 over the training split, once: the data as they are, or balanced over textures."""
-    features = [
-        descriptor(train.batch(indices).images)
-        for indices in torch.arange(len(train), device=train.labels.device).split(EVALUATION_BATCH)
-    ]
+    """E[B(x)] of Eq. 5, once: of the training data as they are or balanced over textures, or of val_balanced.
+
+    The balanced reference can only weigh the (class, texture) groups that training has; at rho = 1 that is one texture
+    a class and no balance at all. `validation` has every texture in every class, from a few held-out images.
+    """
     objective = config.objective
+    data = TexMM(config, "val_balanced", train.labels.device) if objective.bias_reference == "validation" else train
+    features = [
+        descriptor(data.batch(indices).images)
+        for indices in torch.arange(len(data), device=data.labels.device).split(EVALUATION_BATCH)
+    ]
     reference = bias_reference(
         torch.cat(features),
-        train.labels,
-        train.textures,
-        kind=objective.bias_reference,
+        data.labels,
+        data.textures,
+        kind="data" if objective.bias_reference == "data" else "balanced",
         conditional=objective.bias_conditional,
-        num_classes=train.num_classes,
-        num_textures=train.num_classes,
+        num_classes=NUM_CLASSES,
+        num_textures=NUM_TEXTURES,
     )
-    missing = int(reference.missing_groups)
-    if objective.bias_reference == "balanced" and missing:
-        log.info("the balanced reference leaves out %d of 100 (class, texture) groups that training lacks", missing)
+    groups, missing = NUM_CLASSES * NUM_TEXTURES, reference.missing_groups
+    if objective.bias_reference != "data" and missing:
+        log.warning(
+            "the %s reference lacks %d of %d (class, texture) groups", objective.bias_reference, missing, groups
+        )
     return reference

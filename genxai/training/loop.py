@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from genxai.errors import NonFiniteError
 from genxai.fairness import Ledger
 from genxai.runs import Run, append_jsonl
 from genxai.training import resume
@@ -20,6 +21,9 @@ from genxai.training.resume import LoopState
 from genxai.training.steps import Terms, classifier_step, critic_step, generator_step
 from genxai.training.stopping import StopFlag
 
+#: wall time between checkpoints is at least this many times what the last one took
+SAVING_SHARE = 20
+
 
 class Loop:
     """One run's training from wherever it was left to its end or to the next request to stop."""
@@ -29,7 +33,7 @@ class Loop:
         self.ledger = Ledger(experiment.config.revise.tau)
         self.meter = LossMeter(experiment.accelerator)
         self._clock = time.monotonic()
-        self._saved_at = time.monotonic()
+        self._next_save = time.monotonic() + experiment.config.run.checkpoint_seconds
 
     def fit(self) -> bool:
         """Train. True when the run has reached its end, False when it was asked to stop; saved either way."""
@@ -46,7 +50,7 @@ class Loop:
             if self._stop_agreed():
                 self._save()
                 return state.step >= self.experiment.steps or state.stopped_early
-            if time.monotonic() - self._saved_at >= self.experiment.config.run.checkpoint_seconds:
+            if time.monotonic() >= self._next_save:
                 self._save()
         self._save()
         return True
@@ -71,7 +75,7 @@ class Loop:
     def _evaluate(self, epoch: int) -> None:
         """Write metrics.jsonl, keep the classifier if it is the best on validation, decide on stopping early."""
         experiment, state = self.experiment, self.state
-        self.meter.check()
+        self._check_finite()
         found = [
             evaluate_split(experiment.classifier, experiment.config, split, experiment.device)
             for split in VALIDATION_SPLITS
@@ -110,11 +114,23 @@ class Loop:
         return bool(accelerator.reduce(torch.tensor(float(self.stop.requested), device=accelerator.device), "sum"))
 
     def _save(self) -> None:
-        self.meter.check()
+        self._check_finite()
         self.tick()
         self._write_ledger()
+        started = time.monotonic()
         resume.save(self.run, self.experiment, self.state)
-        self._saved_at = time.monotonic()
+        now = time.monotonic()
+        # a large model on a slow disk shall not spend its time saving: at most one part in SAVING_SHARE
+        seconds = self.experiment.config.run.checkpoint_seconds
+        self._next_save = now + (max(seconds, SAVING_SHARE * (now - started)) if seconds else 0.0)
+
+    def _check_finite(self) -> None:
+        """Never publish or evaluate a network that has stopped being numbers, even if its last loss was one."""
+        self.meter.check()
+        for name, module in self.experiment.modules().items():
+            tensors = [value for value in module.state_dict().values() if value.is_floating_point()]
+            if not bool(torch.stack([value.isfinite().all() for value in tensors]).all()):
+                raise NonFiniteError(f"parameters of {name}", self.state.step)
 
     def kept_classifier(self) -> Any:
         """A copy of the classifier with the weights that were best on validation."""

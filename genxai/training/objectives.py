@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genxai.explain import grad_cam, grad_cam_plus_plus
+from genxai.explain import grad_cam, grad_cam_plus, grad_cam_plus_plus
 
 if TYPE_CHECKING:
     from genxai.models import Prediction
 
-ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {"grad_cam_plus_plus": grad_cam_plus_plus, "grad_cam": grad_cam}
+#: the values of `explain.method`
+ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
+    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "grad_cam_plus": grad_cam_plus,
+    "grad_cam": grad_cam,
+}
 
 
 def plain_forward(module: nn.Module) -> Callable[..., Any]:

@@ -47,7 +47,7 @@ def attribution_overlays(experiment: Experiment) -> Tensor:
     data = TexMM(experiment.config, "val", experiment.device)
     sample = data.batch(torch.arange(min(2 * COLUMNS, len(data)), device=experiment.device))
     with evaluating(experiment.classifier):
-        maps = full_size_maps(explain(experiment.classifier, sample, experiment.config.revise.method), sample.images)
+        maps = full_size_maps(explain(experiment.classifier, sample, experiment.config.explain.method), sample.images)
     images = sample.images.expand(-1, 3, -1, -1)
     heat = torch.stack([maps, maps.square(), torch.zeros_like(maps)], 1)
     overlay = 0.35 * images + 0.65 * heat

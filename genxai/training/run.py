@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 import time
 import traceback
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 from genxai.config import Config
-from genxai.errors import GenxaiError, NonFiniteError, UsageError
+from genxai.configfile import dotted_keys, get_dotted
+from genxai.errors import DISK_ERRORS, DataError, GenxaiError, NonFiniteError, UsageError
 from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_json
 from genxai.training import checkpoints, resume
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
@@ -39,9 +41,10 @@ class Outcome(enum.StrEnum):
 def train(run: Run, *, show_progress: bool = False) -> Outcome:
     """Train a planned run (config.yaml exists) until it is done, stopped or failed; idempotent.
 
-    Problems that the user can mend before a step is made (UsageError, a full disk) are raised and leave no
-    FAILED.json; an exception in training is recorded there.
+    What the person has to mend (a wrong option, missing data, a full disk) is raised and leaves no FAILED.json; any
+    other exception is recorded there.
     """
+    _refuse_several_processes()
     config = run.config()
     with listening() as stop:
         deadline = time.monotonic() + PATIENCE
@@ -67,7 +70,7 @@ def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool) -> Out
             experiment = build(config, run.trackers)
             state = resume.restore(run, experiment)
             _note_start(run, experiment, state)
-            experiment.accelerator.init_trackers("genxai")
+            experiment.accelerator.init_trackers("genxai", config=_flat(config))
             images = config.train.batch_size * (config.objective.n_critic + 2)
             with Reporter(run, experiment.steps, state.step, images, show_progress) as reporter:
                 loop = Loop(run, experiment, state, stop, reporter)
@@ -79,30 +82,51 @@ def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool) -> Out
                 if not finished:
                     log.info("stopped by %s at step %d, saved", stop.signal.name if stop.signal else "?", state.step)
                     return Outcome.STOPPED
-                _finish(run, loop)
-        except (UsageError, OSError, KeyboardInterrupt):
+                if not _finish(run, loop):
+                    return Outcome.STOPPED
+        except (UsageError, DataError, KeyboardInterrupt):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                log.error("ended at step %d: %s", step, error)
+                raise
             return _record_failure(run, error, step)
     return Outcome.DONE
+
+
+def _refuse_several_processes() -> None:
+    """A run directory has one writer so far: never let two processes of one job believe they are it."""
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if int(os.environ.get(name) or 1) > 1:
+            raise UsageError(f"a run is one process for now ({name}={os.environ[name]}); start it without a launcher")
 
 
 def _note_start(run: Run, experiment: Experiment, state: LoopState) -> None:
     """Append to provenance.jsonl and count what a kill has lost since the checkpoint."""
     starts = read_jsonl(run.provenance_file)
-    reached = read_json(run.progress_file).get("step", 0) if starts else 0
+    reached = run.progress().get("step", 0) if starts else 0
     state.steps_redone += max(0, int(reached) - state.step)
     line = describe_start(experiment.device, experiment.train.provenance, state.step, len(starts))
     append_jsonl(run.provenance_file, line)
     log.info("start %d at step %d of %d on %s", len(starts), state.step, experiment.steps, line["device"])
 
 
-def _finish(run: Run, loop: Loop) -> None:
-    """Evaluate the kept classifier on every split and publish result.json, the last file of a run."""
+def _flat(config: Config) -> dict[str, str]:
+    """The configuration as dotted keys, for trackers."""
+    return {key: str(get_dotted(config, key)) for key in dotted_keys(Config) if "." in key or key == "seed"}
+
+
+def _finish(run: Run, loop: Loop) -> bool:
+    """Evaluate the kept classifier on every split and publish result.json, the last file of a run.
+
+    False when asked to stop on the way: training is saved, the evaluation is made at the next start.
+    """
     experiment, state = loop.experiment, loop.state
     classifier = loop.kept_classifier()
     metrics: dict[str, float] = {}
     for split in (*VALIDATION_SPLITS, *TEST_SPLITS):
+        if loop.stop.requested:
+            return False
         metrics |= evaluate_split(classifier, experiment.config, split, experiment.device)
     metrics |= evaluate_generator(experiment)
     loop.tick()
@@ -119,10 +143,13 @@ def _finish(run: Run, loop: Loop) -> None:
         "restarts": len(read_jsonl(run.provenance_file)) - 1,
         "steps_redone": state.steps_redone,
         "device": str(experiment.device),
+        "reference_groups_missing": experiment.reference.missing_groups,
         "selected_on": "val/accuracy",
     }
     write_json(run.result_file, result)
     loop.reporter.say("done: " + " ".join(f"{name} {metrics[name]:.3f}" for name in ("val/accuracy", "test/accuracy")))
+
+    return True
 
 
 def _record_failure(run: Run, error: Exception, step: int) -> Outcome:

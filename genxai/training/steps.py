@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genxai.data import Sample
+from genxai.data.masks import THRESHOLDS
+from genxai.data.textures import swatch
 from genxai.explain import out_of_mask
-from genxai.fairness import Ledger, bias_loss, correction, estimated_mask, reveal_score
+from genxai.fairness import Ledger, bias_deviation, bias_loss, correction, estimated_mask, reveal_score
 from genxai.fairness.revise import SampleOrigin
 from genxai.models import frozen_statistics, update_ema
 from genxai.training.experiment import Experiment
@@ -34,7 +36,7 @@ class Monitored(NamedTuple):
 
     @classmethod
     def first(cls, sample: Sample, count: int) -> Monitored:
-        """The first samples of a batch; batches are random, so these are a random choice."""
+        """The first samples of a batch of real images; the batch is random, so these are a random choice."""
         columns = (sample.images, sample.labels, sample.tokens, sample.token_mask, sample.masks, sample.indices)
         return cls(*(column[:count] for column in columns))
 
@@ -65,6 +67,8 @@ def critic_step(experiment: Experiment, step: int, turn: int) -> Terms:
 def generator_step(experiment: Experiment, step: int) -> tuple[Terms, Monitored]:
     """Eq. 2: L_G = -E[D(G(z,y),y)] + lambda_b R_bias, plus the correction of flagged generated samples.
 
+    A flagged sample is corrected through the classifier (its map's bias score) and through B (its distance from the
+    reference that its class is held to).
     Returns the terms and the monitored generated samples, which the classifier is corrected on as well.
     """
     config, draws, train = experiment.config, experiment.draws, experiment.train
@@ -82,7 +86,10 @@ def generator_step(experiment: Experiment, step: int) -> tuple[Terms, Monitored]
     revise = torch.zeros_like(adversarial)
     if config.revise.enabled and config.revise.generator_weight > 0 and experiment.explains(step):
         _, scores = reveal(experiment, monitored, create_graph=True)
-        revise, _ = correction(scores, config.revise.tau)
+        through_classifier, flagged = correction(scores, config.revise.tau)
+        deviation = bias_deviation(experiment.descriptor(monitored.images), monitored.labels, experiment.reference)
+        through_descriptor = (deviation * flagged).sum() / flagged.sum().clamp_min(1)
+        revise = through_classifier + through_descriptor
         loss = loss + config.revise.generator_weight * revise
     _update(experiment, "generator", loss)
     experiment.critic.requires_grad_(True)
@@ -151,16 +158,17 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
 
     With create_graph both are differentiable in the classifier's parameters and in the images.
     """
-    config = experiment.config.revise
+    config = experiment.config
     forward = plain_forward(experiment.classifier)
-    with frozen_statistics(experiment.classifier), experiment.accelerator.autocast():
+    # in float32 whatever the precision: half-precision gradients of a map underflow, and it is a few samples
+    with frozen_statistics(experiment.classifier), torch.autocast(monitored.images.device.type, enabled=False):
         prediction = forward(monitored.images, monitored.tokens, monitored.token_mask)
-    heatmap = attribution_map(prediction, monitored.labels, config.method, create_graph=create_graph)
+    heatmap = attribution_map(prediction, monitored.labels, config.explain.method, create_graph=create_graph)
     outside = out_of_mask(heatmap, monitored.masks)
-    if config.score == "out_of_mask":
+    if config.revise.score == "out_of_mask":
         return outside, outside
     evidence = experiment.descriptor.evidence(monitored.images)
-    return outside, reveal_score(heatmap, monitored.masks, evidence, config.score)
+    return outside, reveal_score(heatmap, monitored.masks, evidence, config.revise.score)
 
 
 def _monitored_generated(experiment: Experiment, fake: Tensor, labels: Tensor, indices: Tensor, step: int) -> Monitored:
@@ -168,8 +176,18 @@ def _monitored_generated(experiment: Experiment, fake: Tensor, labels: Tensor, i
     count, draws, train = experiment.monitored, experiment.draws, experiment.train
     ids = step * draws.batch_size + draws.positions[:count]
     tokens, token_mask = train.caption_tokens(labels[:count], train.textures[indices[:count]], ids, "generated")
-    masks = estimated_mask(fake[:count].detach(), experiment.config.data.amplitude)
-    return Monitored(fake[:count], labels[:count], tokens, token_mask, masks, ids)
+    return Monitored(fake[:count], labels[:count], tokens, token_mask, object_masks(experiment, fake[:count]), ids)
+
+
+def object_masks(experiment: Experiment, fake: Tensor) -> Tensor:
+    """Where the object of generated images is: what outshines the texture, never a corner that may hold a swatch."""
+    data = experiment.config.data
+    if data.mode in ("background", "overlay"):
+        return estimated_mask(fake, data.amplitude)
+    found = estimated_mask(fake, THRESHOLDS[data.dataset])
+    if data.mode == "patch":
+        found = found & ~swatch(torch.arange(4, device=fake.device), fake.shape[-1]).any(dim=0)
+    return found
 
 
 def _update(experiment: Experiment, name: str, loss: Tensor) -> None:
@@ -177,5 +195,7 @@ def _update(experiment: Experiment, name: str, loss: Tensor) -> None:
     optimizer.zero_grad()
     experiment.accelerator.backward(loss)
     if clip is not None:
-        experiment.accelerator.clip_grad_norm_(getattr(experiment, name).parameters(), clip)
+        # not accelerator.clip_grad_norm_: under fp16 it unscales the stale gradients of the other optimisers too
+        experiment.accelerator.unscale_gradients(optimizer)
+        torch.nn.utils.clip_grad_norm_(getattr(experiment, name).parameters(), clip)
     optimizer.step()

@@ -19,7 +19,7 @@ def embedded() -> Callable[..., Config]:
     """embedded(seed=0, **data options) -> Config on the sample inside the package."""
 
     def make(seed: int = 0, **data: Any) -> Config:
-        return Config.model_validate({"seed": seed, "data": {"source": "embedded", **data}})
+        return Config.model_validate({"data": {"source": "embedded", "seed": seed, **data}})
 
     return make
 

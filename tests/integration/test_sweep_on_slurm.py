@@ -118,3 +118,33 @@ def test_preempted_runs_save_are_requeued_by_slurm_and_go_on_where_they_stopped(
         first, second = read_jsonl(run.provenance_file)
         assert first["resumed_from_step"] == 0 < second["resumed_from_step"]
         assert run.result()["steps_redone"] == 0 and run.failures() == []
+
+
+def test_a_detached_reconciler_that_is_sent_sigterm_is_requeued_and_ends_the_sweep(sweep: Sweep, until: Until) -> None:
+    def job(what: str) -> str:
+        lines = sweep.cluster.output("squeue", "-h", "-n", name, "-o", f"%i {what}").splitlines()
+        return lines[0] if lines else ""
+
+    with sweep.reconciler("--detach", "--profile-set", "signal_delay_s=10") as command:
+        said, _ = command.communicate(timeout=60)
+    assert command.returncode == 0, said
+    records = [read_json(file) for file in (sweep.runs / "two" / "submissions").glob("*.json")]
+    (name,) = [record["name"] for record in records if not record["signatures"]]
+    until(lambda: (sweep.runs / "two" / "reconciler.json").exists(), 60, "the reconciler holds the sweep")
+    number = job("").strip()
+    sweep.cluster.output("scancel", "--signal=TERM", number)
+    until(lambda: "Restarts=1 " in sweep.cluster.output("scontrol", "show", "job", number), 30, "it is requeued")
+    until(lambda: [run.state for run in sweep.found()] == [State.DONE, State.DONE], 200, "both runs are done")
+    until(lambda: not job("%T"), 60, "the reconciler has ended")
+    assert "stopped watching; the Slurm jobs go on" in (sweep.runs / "two" / "reconciler.log").read_text()
+
+
+def test_a_refused_partition_is_one_message_and_no_attempt(sweep: Sweep) -> None:
+    for _ in range(3):
+        with sweep.reconciler("--profile-set", "partition=nowhere") as refused:
+            said, _ = refused.communicate(timeout=60)
+        assert refused.returncode == 1 and "Traceback" not in said
+        assert "sbatch refused the submission" in said and "partition" in said.splitlines()[-1]
+    with sweep.reconciler("--once") as right:
+        said, _ = right.communicate(timeout=60)
+    assert right.returncode == 0 and "2 queued" in said.splitlines()[-2], said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from genxai.runs import write_json
+from launch import slurm
 from launch.outcomes import Outcome
 from launch.plan import Planner
 from launch.sweepdir import SweepDir
@@ -117,3 +119,56 @@ class FakeSweep:
 @pytest.fixture
 def fake_sweep(tmp_path, sweep_file):
     return FakeSweep(tmp_path / "runs", sweep_file)
+
+
+#: an sbatch that accepts as many jobs as the file `room` says
+SBATCH_ROOM = """
+if [ -f {folder}/room ]; then
+    last=$(sed -n 's/.*--array=0-\\([0-9]*\\).*/\\1/p' "$1")
+    room=$(($(cat {folder}/room) - ${{last:-0}} - 1))
+    [ $room -lt 0 ] && {{ echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }}
+    echo $room > {folder}/room
+fi
+"""
+
+
+class FakeSlurm:
+    """Slurm's commands on the PATH: they log how they were called and answer, or fail, as they are told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
+            script = folder / name
+            script.write_text(
+                f'#!/bin/sh\necho "{name} $*" >> {folder}/calls\n'
+                f"[ -f {folder}/{name}.fails ] && {{ cat {folder}/{name}.fails >&2; exit 1; }}\n"
+                + (SBATCH_ROOM.format(folder=folder) if name == "sbatch" else "")
+                + f"cat {folder}/{name}.answer 2>/dev/null || true\n"
+            )
+            script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        self.answer("sbatch", "Submitted batch job 77\n")
+
+    def answer(self, command: str, text: str) -> None:
+        (self.folder / f"{command}.answer").write_text(text)
+        (self.folder / f"{command}.fails").unlink(missing_ok=True)
+
+    def refuse(self, command: str, text: str) -> None:
+        (self.folder / f"{command}.fails").write_text(text + "\n")
+
+    def room(self, jobs: int) -> None:
+        (self.folder / "room").write_text(str(jobs))
+
+    def calls(self, command: str = "") -> list[str]:
+        file = self.folder / "calls"
+        return [line for line in file.read_text().splitlines() if line.startswith(command)] if file.exists() else []
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    fake = FakeSlurm(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{fake.folder}{os.pathsep}{os.environ['PATH']}")
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_"))]:
+        monkeypatch.delenv(name)
+    slurm.max_array_size.cache_clear()
+    return fake

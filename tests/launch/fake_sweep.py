@@ -14,5 +14,5 @@ def make_executor(arguments, planner):
 
 if __name__ == "__main__":
     sweep.make_executor = make_executor
-    sweep.POLL_SECONDS["local"] = 0.1
+    sweep.POLL_SECONDS["local"] = (0.1, 0.1)
     sys.exit(sweep.main())

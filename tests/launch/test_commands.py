@@ -74,6 +74,32 @@ def test_the_sweep_command_imports_nothing_heavy():
     assert not {"torch", "optuna", "submitit", "pandas"} & set(loaded)
 
 
+def test_scripts_do_not_hide_packages_of_their_name(tmp_path):
+    """launch/evaluate.py and Hugging Face's `evaluate`, for one."""
+    script = (
+        "import runpy, sys, importlib.util, launch.cli as cli; sys.path[0] = sys.argv.pop(1);"
+        "from launch import status; status._main = lambda argv: bool(importlib.util.find_spec('evaluate').origin"
+        ".startswith(sys.path[-1]));"
+        "sys.path.append(sys.argv.pop(1)); sys.exit(status.main([]))"
+    )
+    (tmp_path / "evaluate.py").touch()
+    for folder in ("launch", "analysis"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(REPOSITORY / folder), str(tmp_path)], capture_output=True, check=False
+        )
+        assert done.returncode == 1, done.stderr  # True: the other one was found
+
+
+def test_a_file_system_without_locks_is_one_message_that_names_the_folder(monkeypatch, tmp_path, sweep_file, capsys):
+    def flock(descriptor, operation):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert sweep.main([str(sweep_file), "--runs", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(tmp_path / "runs" / "s") in said and "--runs" in said
+
+
 @pytest.fixture
 def without_slurm(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
@@ -146,6 +172,37 @@ def test_status_shows_counts_best_failures_and_the_end_of_their_logs(make_planne
     assert status.main([str(tmp_path / "runs")]) == 0
     shown = capsys.readouterr().out
     assert "last words" in shown and "lambda_gp=1" in shown
+
+
+def test_pictures_are_those_of_the_selected_points_first_seed_else_of_the_latest_done_run(
+    make_planner, finish, tmp_path, monkeypatch, capsys
+):
+    def told() -> str:
+        assert status.main(["runs", "--pictures"]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    monkeypatch.chdir(tmp_path)
+    planner = make_planner("bayes.points=0")
+    trials = planner.grid()
+    for number, accuracy in ((0, 0.9), (1, 0.7)):
+        for planned in trials[number].runs:
+            finish(planned, accuracy=accuracy)
+    assert told().startswith("no pictures yet")
+    for number in (0, 1):
+        for planned in trials[number].runs:
+            planned.run.pictures.mkdir()
+            for name in ("samples-0010.png", "samples-0020.png", "attribution-0020.png"):
+                (planned.run.pictures / name).touch()
+    os.utime(trials[1].runs[1].run.result_file, (2e9, 2e9))
+
+    def line(run) -> str:
+        folder = run.pictures.relative_to(tmp_path)
+        return f"pictures of s: {folder}/attribution-0020.png {folder}/samples-0020.png"
+
+    assert told() == line(trials[1].runs[1].run)
+    survey = Surveyor(planner).look({t.number: t for t in trials}, {}, ())
+    write_selection(planner.folder, planner.sweep, list(survey.outcomes.values()))
+    assert told() == line(trials[0].runs[0].run)
 
 
 def test_status_of_nothing_and_of_no_folder(tmp_path, capsys):

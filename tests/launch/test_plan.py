@@ -102,7 +102,7 @@ def test_a_run_that_keeps_dying_at_one_step_fails_but_one_that_advances_does_not
     planned.run.provenance_file.write_text("".join(f'{{"resumed_from_step": {s}}}\n' for s in (0, 5, 5, 5)))
     report = look(planner).reports[planned.signature]
     assert report.status is Status.FAILED and "died 3 times at step 5" in report.reason
-    alive = look(planner, live={planned.signature: Live.RUNNING}).reports[planned.signature]
+    alive = look(planner, live={planned.signature: Live(Status.RUNNING)}).reports[planned.signature]
     assert alive.status is Status.RUNNING
 
 
@@ -132,7 +132,7 @@ def test_the_budget_counts_runs_in_flight_and_lets_one_point_go_ahead_to_learn_t
     assert affordable(look(planner), 1.0, 8) == 2  # one point of two seeds
     runs = list(wanted_runs(planner.grid()).values())
     finish(runs[0])  # 0.01 device-hours
-    survey = look(planner, live={runs[1].signature: Live.RUNNING})
+    survey = look(planner, live={runs[1].signature: Live(Status.RUNNING)})
     assert affordable(survey, 0.05, 7) == 3
     assert affordable(survey, None, 7) == 7
 

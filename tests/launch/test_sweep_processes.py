@@ -1,11 +1,13 @@
 """The reconciler as a real process with real jobs: kills, restarts, limits. Only the trainer is a fake."""
 
 import json
+import math
 import os
 import random
 import signal
 import time
 
+import pytest
 import yaml
 
 from genxai.runs import read_jsonl
@@ -19,50 +21,51 @@ def jobs_of(fake_sweep) -> dict[int, str]:
 
 
 def test_a_sweep_completes_and_starting_it_again_computes_nothing(fake_sweep):
-    done = fake_sweep.run("--max-parallel", "2", "bayes.points=1")
+    words = ("bayes.points=1", "space.objective.lambda_bias.grid=[1]")
+    done = fake_sweep.run("--max-parallel", "2", *words)
     assert done.returncode == 0, done.stderr
-    assert "4 grid points + 1 Bayesian points" in done.stdout and "10/10 runs done" in done.stdout
-    assert len(fake_sweep.finished()) == len(set(fake_sweep.finished())) == 10
+    assert "2 grid points + 1 Bayesian points" in done.stdout and "6/6 runs done" in done.stdout
+    assert len(fake_sweep.finished()) == len(set(fake_sweep.finished())) == 6
     assert fake_sweep.most_alive() == 2
     selected = yaml.safe_load((fake_sweep.runs / "s" / "selected.yaml").read_text())
-    # the fake's optimum on this grid is lambda_gp = 10; both seeds of the winner are done
-    assert selected["selected"]["point"]["objective.lambda_gp"] == 10.0
-    assert selected["selected"]["objectives"]["val/accuracy"]["n"] == 2
-    assert selected["selected"] in selected["front"] and selected["trials"]["complete"] == 5
+    assert selected["selected"] in selected["front"] and selected["trials"]["complete"] == 3
+    accuracy = selected["selected"]["objectives"]["val/accuracy"]
+    off = abs(math.log10(selected["selected"]["point"]["objective.lambda_gp"] / 10))
+    assert accuracy["n"] == 2 and math.isclose(accuracy["mean"], 1 / (1 + off) + 0.005)  # what the fake gives
 
-    again = fake_sweep.run("bayes.points=1", "--json")
+    again = fake_sweep.run(*words, "--json")
     assert again.returncode == 0 and json.loads(again.stdout)["complete"] is True
-    assert len(fake_sweep.finished()) == 10
+    assert len(fake_sweep.finished()) == 6
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_no_run_is_lost_or_computed_twice_and_the_same_points_are_proposed(
     fake_sweep, tmp_path, sweep_file
 ):
     moments = random.Random(7)
     codes = []
-    for _ in range(4):
-        process = fake_sweep.start("--max-parallel", "3", "bayes.points=2")
+    words = ("bayes.points=2", "seeds=[0]")
+    for _ in range(3):
+        process = fake_sweep.start("--max-parallel", "2", *words)
         time.sleep(0.5 + moments.random())
         process.send_signal(signal.SIGKILL)
         process.communicate()
         codes.append(process.returncode)
     assert -signal.SIGKILL in codes
-    end = fake_sweep.run("--max-parallel", "3", "bayes.points=2")
+    end = fake_sweep.run("--max-parallel", "2", *words)
     assert end.returncode == 0, end.stderr
-    assert len(fake_sweep.finished()) == len(set(fake_sweep.finished())) == 12
-    assert fake_sweep.most_alive() <= 3
-    assert fake_sweep.jobs_started() == 12  # not even started twice
+    assert len(fake_sweep.finished()) == len(set(fake_sweep.finished())) == 6
+    assert fake_sweep.most_alive() <= 2
+    assert fake_sweep.jobs_started() == 6  # not even started twice
 
     undisturbed = type(fake_sweep)(tmp_path / "undisturbed", sweep_file)
-    assert (
-        undisturbed.run("--max-parallel", "6", "bayes.points=2").returncode == 0
-    )  # another degree of parallelism, too
+    assert undisturbed.run("--max-parallel", "4", *words).returncode == 0  # another degree of parallelism, too
     assert undisturbed.points() == fake_sweep.points()
     assert set(undisturbed.finished()) == set(fake_sweep.finished())
 
 
 def test_jobs_that_outlive_a_killed_reconciler_are_recognised_even_without_their_ids(fake_sweep):
-    (fake_sweep.runs / "steps").write_text("50")
+    (fake_sweep.runs / "steps").write_text("30")
     process = fake_sweep.start("--max-parallel", "2", *SMALL)
     fake_sweep.wait_until(lambda: len(list(fake_sweep.runs.glob("s/*/progress.json"))) == 2)
     process.kill()
@@ -78,28 +81,29 @@ def test_jobs_that_outlive_a_killed_reconciler_are_recognised_even_without_their
 
 def test_a_run_whose_process_is_killed_is_continued_from_its_checkpoint(fake_sweep):
     (fake_sweep.runs / "steps").write_text("40")
-    process = fake_sweep.start("--max-parallel", "1", "seeds=[0]", *SMALL)
+    words = ("seeds=[0]", "space.objective.lambda_bias.grid=[1]", *SMALL)
+    process = fake_sweep.start("--max-parallel", "1", *words)
     fake_sweep.wait_until(lambda: list(fake_sweep.runs.glob("s/*/step")))
     victims = [pid for pid, command in jobs_of(fake_sweep).items() if "submitit.core._submit" in command]
     os.kill(victims[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    starts = [read_jsonl(file) for file in fake_sweep.runs.glob("s/*/provenance.jsonl")]
-    resumed = sorted([start["resumed_from_step"] for start in run] for run in starts)
-    assert resumed[0] == [0] and resumed[1][0] == 0 and resumed[1][1] > 0
-    assert len(fake_sweep.finished()) == 2
+    (provenance,) = fake_sweep.runs.glob("s/*/provenance.jsonl")
+    first, second = (start["resumed_from_step"] for start in read_jsonl(provenance))
+    assert first == 0 < second and len(fake_sweep.finished()) == 1
 
 
 def test_ctrl_c_has_local_runs_save_and_stop_and_a_second_start_goes_on(fake_sweep):
     (fake_sweep.runs / "steps").write_text("200")
-    process = fake_sweep.start("--max-parallel", "2", *SMALL)
+    words = ("--max-parallel", "2", "seeds=[0]", *SMALL)
+    process = fake_sweep.start(*words)
     fake_sweep.wait_until(lambda: len(list(fake_sweep.runs.glob("s/*/step"))) == 2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and "all runs saved" in err and "Traceback" not in err
     assert not jobs_of(fake_sweep) and fake_sweep.finished() == []
     (fake_sweep.runs / "steps").write_text("3")
-    assert fake_sweep.run("--max-parallel", "2", *SMALL).returncode == 0
+    assert fake_sweep.run(*words).returncode == 0
 
 
 def test_sigterm_stops_as_ctrl_c_does(fake_sweep):
@@ -124,15 +128,15 @@ def test_a_second_reconciler_says_who_holds_the_sweep_and_ends(fake_sweep):
 
 def test_failures_are_retried_up_to_the_limit_then_the_trial_fails_with_its_reasons(fake_sweep):
     (fake_sweep.runs / "fail").write_text("1")  # every run with lambda_gp = 1
-    done = fake_sweep.run("bayes.points=1", "retries=1", "seeds=[0]", "space.objective.lambda_bias.grid=[1]", "--json")
+    words = ("bayes.points=0", "retries=1", "seeds=[0]", "space.objective.lambda_bias.grid=[1]")
+    done = fake_sweep.run(*words, "--json")
     assert done.returncode == 1
     told = json.loads(done.stdout)
-    assert told["complete"] and told["runs"]["failed"] == 1 and told["runs"]["done"] == 2
+    assert told["complete"] and told["runs"]["failed"] == told["runs"]["done"] == 1
     assert [(t["trial"], t["n"]) for t in told["failed_trials"]] == [(0, 0)]
     assert "ValueError: asked to fail (2 times)" in told["failed_trials"][0]["reasons"][0]
     assert "log.txt" in done.stderr
     (fake_sweep.runs / "fail").unlink()
-    words = ("bayes.points=1", "retries=1", "seeds=[0]", "space.objective.lambda_bias.grid=[1]")
     assert fake_sweep.run(*words).returncode == 1  # still failed, for good
     assert fake_sweep.run(*words, "--retry-failed").returncode == 0
 

@@ -70,6 +70,29 @@ def test_a_missing_or_senseless_pointer_does_not_hide_the_newest(tmp_path):
         assert checkpoints.latest(tmp_path)[0]["loop"]["step"] == 2
 
 
+def test_after_a_fallback_the_damaged_one_goes_and_the_good_one_stays(tmp_path):
+    checkpoints.publish(tmp_path, 10, state(10))
+    (checkpoints.publish(tmp_path, 20, state(20)) / checkpoints.TENSORS).write_bytes(b"")
+    assert checkpoints.latest(tmp_path)[0]["loop"]["step"] == 10
+    checkpoints.publish(tmp_path, 15, state(15))
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-000000010", "step-000000015"]
+
+
+def test_a_folder_that_was_never_pointed_at_is_written_anew(tmp_path):
+    checkpoints.publish(tmp_path, 10, state(10))
+    stale = state(20) | {"lengths": {"metrics.jsonl": 111}}
+    checkpoints.publish(tmp_path, 20, stale)
+    (tmp_path / "LATEST").write_text("step-000000010\n")  # killed between the rename and the pointer
+    checkpoints.publish(tmp_path, 20, state(20) | {"lengths": {"metrics.jsonl": 222}})
+    assert checkpoints.latest(tmp_path)[0]["lengths"] == {"metrics.jsonl": 222}
+
+
+def test_a_leftover_of_the_same_process_id_is_no_obstacle(tmp_path):
+    (tmp_path / f".step-000000003.{os.getpid()}").mkdir()
+    checkpoints.publish(tmp_path, 3, state(3))
+    assert checkpoints.latest(tmp_path)[0]["loop"]["step"] == 3
+
+
 def test_nothing_published_is_none_and_nothing_intact_is_an_error(tmp_path):
     assert checkpoints.latest(tmp_path / "none") is None
     (checkpoints.publish(tmp_path, 1, state(1)) / checkpoints.TENSORS).write_bytes(b"")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from genxai.configfile import load_config
+from genxai.errors import UsageError
 from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_json
 from genxai.training import Outcome, train
 from genxai.training import resume as resume_module
@@ -62,7 +63,8 @@ def test_stopping_after_every_step_changes_nothing(planned, monkeypatch):
     outcomes = [train(pieces)]
     while outcomes[-1] is Outcome.STOPPED and len(outcomes) < 50:
         outcomes.append(train(pieces))
-    assert outcomes[-1] is Outcome.DONE and len(outcomes) == whole.result()["steps"]
+    # the stop after the last step only postpones the final evaluation
+    assert outcomes[-1] is Outcome.DONE and len(outcomes) == whole.result()["steps"] + 1
     assert comparable(pieces) == comparable(whole)
 
 
@@ -118,6 +120,48 @@ def test_an_exception_in_training_is_recorded_with_its_traceback(planned, monkey
     run = planned()
     assert train(run) is Outcome.FAILED
     assert "broken step" in read_json(run.failed_file)["traceback"]
+
+
+def test_a_lost_connection_is_the_runs_failure_and_recorded(planned, monkeypatch):
+    from genxai.training import loop
+
+    def unreachable(*arguments):
+        raise ConnectionError("tracker unreachable")
+
+    monkeypatch.setattr(loop, "joint_step", unreachable)
+    run = planned()
+    assert train(run) is Outcome.FAILED and "unreachable" in run.failures()[-1]["message"]
+
+
+def test_a_network_that_is_not_finite_is_never_published_or_evaluated(planned, monkeypatch):
+    from genxai.training import loop
+
+    step = loop.joint_step
+
+    def poison(experiment, number, ledger):
+        terms = step(experiment, number, ledger)
+        if number == 9:  # the last step: no later loss would tell
+            next(experiment.classifier.parameters()).data.fill_(float("nan"))
+        return terms
+
+    monkeypatch.setattr(loop, "joint_step", poison)
+    run = planned()
+    assert train(run) is Outcome.FAILED
+    assert read_json(run.failed_file)["term"] == "parameters of classifier"
+    assert not any(torch.isnan(t).any() for t in _saved_tensors(run))
+
+
+def test_damage_to_progress_json_harms_nothing(planned):
+    run = planned()
+    append_jsonl(run.provenance_file, {"resumed_from_step": 0})
+    run.progress_file.write_text("")
+    assert train(run) is Outcome.DONE
+
+
+def test_a_launcher_with_several_processes_is_refused(planned, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        train(planned())
 
 
 def test_a_full_disk_is_not_the_runs_failure_and_harms_nothing(planned, monkeypatch):

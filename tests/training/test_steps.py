@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from genxai.configfile import load_config
-from genxai.fairness import Ledger, bias_loss
+from genxai.fairness import Ledger, bias_loss, estimated_mask
 from genxai.training.experiment import build
 from genxai.training.loop import joint_step
 from genxai.training.objectives import gradient_penalty, plain_forward
-from genxai.training.steps import classifier_step, critic_step, generator_step, reveal
+from genxai.training.steps import classifier_step, critic_step, generator_step, object_masks, reveal
 
 
 @pytest.fixture
@@ -118,10 +118,27 @@ def test_revealing_leaves_mode_gradients_buffers_and_random_streams_alone(make):
     assert all(parameter.grad is None for parameter in experiment.classifier.parameters())
 
 
+def test_a_generated_swatch_never_counts_as_the_object(make):
+    fake = torch.zeros(1, 1, 28, 28)
+    fake[..., :4, :4] = fake[..., 10:18, 10:18] = 0.9
+    found = object_masks(make("data.mode=patch"), fake)
+    assert found[..., 10:18, 10:18].all() and not found[..., :4, :4].any()
+    assert torch.equal(object_masks(make(), fake), estimated_mask(fake, 0.5))
+
+
+def test_the_validation_reference_has_every_texture_even_at_rho_1(make):
+    aligned = ("data.rho=1.0", "data.train_limit=1600", "data.balanced_val_size=300")
+    assert make(*aligned).reference.missing_groups == 90
+    experiment = make(*aligned, "objective.bias_reference=validation")
+    literal = make(*aligned, "objective.bias_reference=data")
+    assert experiment.reference.missing_groups == 0
+    assert not torch.allclose(experiment.reference.means, literal.reference.means, atol=1e-3)
+
+
 def test_only_the_configured_fraction_is_explained_and_at_least_one(make):
-    assert make("revise.fraction=0.25").monitored == 8
-    assert make("revise.fraction=0.001").monitored == 1
-    experiment = make("revise.every=3")
+    assert make("explain.fraction=0.25").monitored == 8
+    assert make("explain.fraction=0.001").monitored == 1
+    experiment = make("explain.every=3")
     assert [experiment.explains(step) for step in range(4)] == [True, False, False, True]
 
 

@@ -1,0 +1,67 @@
+"""How a sweep is interrupted: signals end its loop as Ctrl-C does, and local runs are asked to save before it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from launch.cli import Interrupted
+
+if TYPE_CHECKING:
+    from launch.reconciler import Reconciler
+
+#: how long Ctrl-C waits for local runs to save [s]
+STOP_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the loop as Ctrl-C does. Outside the main thread (tests) nothing is changed."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def orderly_stop(reconciler: Reconciler, say: Callable[[str], None]) -> Iterator[None]:
+    """On an interruption: local runs are asked to save and stop, and waited for; Slurm jobs are left alone."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        code = error.exit_code if isinstance(error, Interrupted) else Interrupted("").exit_code
+        raise Interrupted(_stop_jobs(reconciler, say), code) from None
+
+
+def _stop_jobs(reconciler: Reconciler, say: Callable[[str], None]) -> str:
+    again = "start the same command again to go on"
+    if reconciler.executor.cluster == "slurm":
+        return f"stopped watching; the Slurm jobs go on. {again[0].upper()}{again[1:]}, `scancel` ends jobs"
+    alive = reconciler.executor.stop(reconciler.submissions)
+    if not alive:
+        return f"stopped; {again}"
+    say(f"asked {alive} runs to save and stop; Ctrl-C again leaves them running")
+    deadline = time.monotonic() + STOP_SECONDS
+    while alive and time.monotonic() < deadline:
+        try:
+            time.sleep(0.5)
+            alive = reconciler.executor.stop(reconciler.submissions)  # again: one that was just starting missed it
+        except KeyboardInterrupt:
+            break
+    if alive:
+        return f"stopped; {alive} runs are still running and will finish by themselves. {again[0].upper()}{again[1:]}"
+    return f"stopped, all runs saved; {again}"

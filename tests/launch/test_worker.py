@@ -1,0 +1,148 @@
+"""What a job does when its run has ended, and what of it counts against the run."""
+
+import pytest
+
+from genxai.runs import Run, append_jsonl, read_jsonl
+from launch import worker
+from launch.attempts import Status, excuse, excuses_file
+from launch.detach import DetachedSweep
+from launch.survey import Surveyor
+
+
+@pytest.fixture
+def in_job(monkeypatch):
+    """As in job 12, submitted by a sweep, which is element 3 of array 9 if asked for."""
+
+    def enter(array: bool = False) -> None:
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        monkeypatch.setenv("SLURM_JOB_ID", "12")
+        if array:
+            monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "9")
+            monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+
+    return enter
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Has train() end as told, one outcome per call."""
+    module = pytest.importorskip("genxai.training.run")
+
+    def tell(*names: str) -> None:
+        outcomes = [getattr(module.Outcome, name) for name in names]
+        monkeypatch.setattr(module, "train", lambda run: outcomes.pop(0))
+
+    return tell
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "s" / "0123456789ab"
+    path.mkdir(parents=True)
+    return Run(path)
+
+
+@pytest.mark.parametrize(
+    ("state", "requeued"),
+    [("RUNNING", True), ("SIGNALING", True), ("COMPLETING", False), ("CANCELLED", False), ("", False)],
+)
+def test_a_stopped_job_is_requeued_unless_slurm_is_already_ending_it(fake_slurm, in_job, state, requeued):
+    in_job()
+    fake_slurm.answer("squeue", state + "\n")
+    worker.requeue()
+    assert fake_slurm.calls("scontrol") == ["scontrol requeue 12"] * requeued
+
+
+def test_an_array_element_requeues_itself_alone(fake_slurm, in_job):
+    in_job(array=True)  # the last element's SLURM_JOB_ID is the id of the whole array
+    fake_slurm.answer("squeue", "RUNNING\n")
+    worker.requeue()
+    assert "--jobs 9_3 " in fake_slurm.calls("squeue")[0] and fake_slurm.calls("scontrol") == ["scontrol requeue 9_3"]
+
+
+def test_only_one_rank_requeues(fake_slurm, in_job, monkeypatch):
+    in_job()
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    worker.requeue()
+    assert fake_slurm.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "in_sweep", "code"),
+    [("STOPPED", True, 75), ("FAILED", True, 1), ("DONE", True, None), ("STOPPED", False, None)],
+)
+def test_outcomes_become_what_the_cluster_should_see(
+    fake_slurm, in_job, monkeypatch, training, run, outcome, in_sweep, code
+):
+    training(outcome)
+    fake_slurm.answer("squeue", "RUNNING\n")
+    in_job()
+    if not in_sweep:  # a local run inside a job of the person's own, which is nobody's to requeue
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    if code is None:
+        assert worker.work(str(run.path)) == outcome.lower()
+    else:
+        with pytest.raises(SystemExit) as caught:
+            worker.work(str(run.path))
+        assert caught.value.code == code
+    assert ("scontrol requeue 12" in fake_slurm.calls()) is (outcome == "STOPPED" and in_sweep)
+
+
+def test_a_requeued_job_waits_for_its_former_process(fake_slurm, in_job, training, run, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(worker.time, "sleep", pauses.append)
+    in_job()
+    training("BUSY", "BUSY", "DONE")
+    assert worker.work(str(run.path)) == "done" and len(pauses) == 2
+    monkeypatch.setattr(worker, "BUSY_SECONDS", 0.0)
+    training("BUSY")
+    assert worker.work(str(run.path)) == "busy" and read_jsonl(excuses_file(run)) == [{"outcome": "busy", "starts": 0}]
+
+
+@pytest.fixture
+def started(make_planner):
+    """Starts of one run with retries=0, under which two unexplained deaths at one step are final."""
+    planner = make_planner("retries=0")
+    planned = planner.grid()[0].runs[0]
+    planned.run.plan(planned.config)
+
+    def note(*starts: dict) -> None:
+        append_jsonl(planned.run.provenance_file, *starts)
+
+    def status() -> Status:
+        return Surveyor(planner).look({0: planner.grid()[0]}, {}, ()).reports[planned.signature].status
+
+    return planned.run, note, status
+
+
+def test_stops_never_count_as_deaths(started):
+    run, note, status = started
+    for _ in range(4):
+        note({"resumed_from_step": 0})
+        excuse(run, "stopped")
+    assert status() is Status.STOPPED
+    note({"resumed_from_step": 0})
+    assert status() is Status.STOPPED
+    note({"resumed_from_step": 0})
+    assert status() is Status.FAILED
+
+
+def test_requeues_by_slurm_never_count_as_deaths(started):
+    _, note, status = started
+    for _ in range(4):
+        note({"resumed_from_step": 0, "slurm_job": "12"})
+    assert status() is Status.STOPPED
+    note({"resumed_from_step": 0, "slurm_job": "13"})  # job 12 ended without a requeue
+    assert status() is Status.FAILED
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(143, True), (0, False), (130, False)])
+def test_a_detached_reconciler_requeues_itself_after_a_sigterm(
+    fake_slurm, in_job, monkeypatch, tmp_path, code, requeued
+):
+    monkeypatch.setattr("launch.sweep.main", lambda argv: code)
+    monkeypatch.chdir(tmp_path)
+    in_job()
+    fake_slurm.answer("squeue", "RUNNING\n")
+    assert DetachedSweep(["quickstart"], str(tmp_path), str(tmp_path / "log"))() == code
+    assert ("scontrol requeue 12" in fake_slurm.calls()) is requeued
