@@ -26,7 +26,7 @@ from launch.processes import find_processes
 from launch.profiles import Profile, slurm_parameters
 from launch.sbatch import SubmitLimit, settle, submit_jobs
 from launch.slurm import max_array_size, queue
-from launch.submissions import Submission, intend, submitted
+from launch.submissions import Submission, asked_to_stop, intend, submitted
 from launch.sweepdir import SweepDir
 from launch.worker import work
 
@@ -81,6 +81,7 @@ class LocalRuns(Executor):
         super().__init__(folder, function)
         self.max_parallel = max_parallel
         self._devices = visible_gpus()
+        self._asked: set[str] = set()  # nonces of submissions that were asked to stop
 
     def live(self, submissions: Sequence[Submission]) -> dict[str, Live]:
         alive = self._processes()
@@ -114,9 +115,12 @@ class LocalRuns(Executor):
     def stop(self, submissions: Sequence[Submission]) -> int:
         """SIGTERM to the runs themselves: they save at the next step and exit."""
         alive = self._processes()
-        mine = {s.nonce for s in submissions if s.nonce in alive}
-        for nonce in mine:
-            for pid, command in alive[nonce].items():
+        mine = [s for s in submissions if s.nonce in alive]
+        for submission in mine:
+            if submission.nonce not in self._asked:
+                self._asked.add(submission.nonce)
+                asked_to_stop(self.folder, submission)
+            for pid, command in alive[submission.nonce].items():
                 if "submitit.core._submit" in command:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGTERM)

@@ -29,7 +29,7 @@ class Submission:
     starts: tuple[int, ...]  # how often each run had been started when this was written
     host: str
     created: float  # unix time [s]
-    state: Literal["intent", "submitted"] = "intent"
+    state: Literal["intent", "submitted", "stopped"] = "intent"
     jobs: tuple[str, ...] = ()  # job id of each run; for local jobs the pid of the controller
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,14 +66,21 @@ def submitted(folder: SweepDir, submission: Submission, jobs: Sequence[str]) -> 
     return submission
 
 
+def asked_to_stop(folder: SweepDir, submission: Submission) -> None:
+    """Note that its jobs were asked to stop, perhaps before their runs had begun: it is no attempt."""
+    _write(folder, replace(submission, state="stopped"))
+
+
 def withdraw(folder: SweepDir, submission: Submission) -> None:
     """Remove the record of a submission that never came about."""
     (folder.submissions / f"{submission.nonce}.json").unlink(missing_ok=True)
 
 
-def came_about(folder: SweepDir, submission: Submission) -> bool:
-    """Whether its jobs have existed: their ids were noted, or one has begun to log."""
-    return submission.state == "submitted" or any((folder.jobs / submission.nonce).glob("*_log.*"))
+def is_attempt(folder: SweepDir, submission: Submission) -> bool:
+    """Whether its jobs have existed (their ids were noted, or one has begun to log) and were not asked to stop."""
+    if submission.state == "intent":
+        return any((folder.jobs / submission.nonce).glob("*_log.*"))
+    return submission.state == "submitted"
 
 
 def _write(folder: SweepDir, submission: Submission) -> None:
@@ -107,10 +114,10 @@ class History:
 
 
 def histories(folder: SweepDir, submissions: Iterable[Submission]) -> dict[str, History]:
-    """Signature -> history of every run that has ever been submitted; an intent that came to nothing is no attempt."""
+    """Signature -> history of every run that has ever been submitted; those that are no attempts left out."""
     found: dict[str, History] = {}
     for submission in submissions:
-        if not came_about(folder, submission):
+        if not is_attempt(folder, submission):
             continue
         array = len(submission.signatures) > 1
         for index, (signature, count) in enumerate(zip(submission.signatures, submission.starts, strict=True)):

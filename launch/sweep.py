@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from launch.plan import Planner
     from launch.reconciler import Reconciler
     from launch.survey import Survey
+
+T = TypeVar("T")
 
 DESCRIPTION = """
 Bring a sweep about: compare the sweep file with the run directories, start what is missing, repeat until complete.
@@ -136,12 +138,14 @@ def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executo
     from launch.display import plan_lines
     from launch.interrupts import orderly_stop, stop_signals
     from launch.reconciler import Reconciler, only_reconciler
+    from launch.worker import in_slurm_job
 
     say = _sayer(arguments.json)
     reconciler = Reconciler(planner, executor, say)
     if arguments.retry_failed:
         reconciler.retry_failed()
-    survey = reconciler.look()
+    # a person is told at once; a requeued reconciler waits for a controller that has gone down as well
+    survey = _answered(reconciler.look, in_slurm_job(), say)
     for line in plan_lines(planner.sweep, survey, executor.cluster, _at_once(executor, survey)):
         say(line)
     if arguments.dry_run:
@@ -171,29 +175,35 @@ def _sayer(quiet_stdout: bool) -> Callable[[str], None]:
 def _loop(arguments: argparse.Namespace, reconciler: Reconciler, say: Callable[[str], None]) -> Survey:
     """Pass after pass until the sweep is complete; one pass with --once."""
     from launch.reconciler import budget_message
-    from launch.slurm import SlurmSilent
 
     budget = reconciler.planner.sweep.definition.budget.device_hours
-    began, silence = time.monotonic(), ""
+    began = time.monotonic()
     with _display(arguments, reconciler, say) as show:
         while True:
-            try:
-                survey, submitted = reconciler.run_pass()
-            except SlurmSilent as error:
-                if arguments.once:
-                    raise
-                if str(error) != silence:
-                    silence = str(error)
-                    say(f"{error}; nothing is submitted until Slurm answers")
-                time.sleep(SILENCE_SECONDS)
-                continue
-            silence = ""
+            survey, submitted = _answered(reconciler.run_pass, not arguments.once, say)
             show(survey)
             if survey.complete or arguments.once:
                 return reconciler.look() if submitted else survey
             if budget is not None and not submitted and reconciler.over_budget(survey):
                 raise GenxaiError(budget_message(survey, budget))
             time.sleep(poll_seconds(reconciler.executor.cluster, time.monotonic() - began))
+
+
+def _answered(ask: Callable[[], T], patient: bool, say: Callable[[str], None]) -> T:
+    """What `ask` returns; if Slurm does not answer it is asked again and again, and that is said once."""
+    from launch.slurm import SlurmSilent
+
+    silence = ""
+    while True:
+        try:
+            return ask()
+        except SlurmSilent as error:
+            if not patient:
+                raise
+            if str(error) != silence:
+                silence = str(error)
+                say(f"{error}; nothing is submitted until Slurm answers")
+        time.sleep(SILENCE_SECONDS)
 
 
 def poll_seconds(cluster: str, elapsed_seconds: float) -> float:

@@ -187,7 +187,7 @@ def test_small_runs_are_labelled_in_the_caption(runs: Any) -> None:
 
 
 def test_runs_at_the_papers_scale_carry_no_warning(runs: Any) -> None:
-    encoders = {"model.image.name": "resnet50", "model.text.name": "bert-base-uncased"}
+    encoders = {"model.image.name": "resnet50", "model.image.input_size": 224, "model.text.name": "bert-base-uncased"}
     runs.add({**encoders, "train.epochs": 100}, {})
     assert "NOT THE PAPER'S SCALE" not in table2(load_runs(runs.path)).caption
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -148,3 +149,23 @@ def test_a_refused_partition_is_one_message_and_no_attempt(sweep: Sweep) -> None
     with sweep.reconciler("--once") as right:
         said, _ = right.communicate(timeout=60)
     assert right.returncode == 0 and "2 queued" in said.splitlines()[-2], said
+
+
+def test_jobs_of_an_sbatch_that_was_not_answered_are_cancelled_and_submitted_again(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sbatch submits, then says it has timed out, as it does when the controller is slow."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "sbatch"
+    script.write_text(
+        f'#!/bin/sh\nmkdir {tmp_path}/first 2>/dev/null || exec {shutil.which("sbatch")} "$@"\n'
+        f"{shutil.which('sbatch')} \"$@\"; echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    before = sweep.jobs()
+    with sweep.reconciler() as reconciler:
+        said, _ = reconciler.communicate(timeout=200)
+    assert reconciler.returncode == 0 and said.count("nothing is submitted until Slurm answers") == 1, said
+    assert len(sweep.jobs() - before) == 4 and len(list((sweep.runs / "two" / "submissions").iterdir())) == 1
+    assert [run.state for run in sweep.found()] == [State.DONE, State.DONE] and sweep.starts() == [1, 1]

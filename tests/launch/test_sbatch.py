@@ -1,11 +1,13 @@
 """sbatch that refuses, is not answered, or is limited: what is submitted, what is remembered, what is said."""
 
 import json
+import time
+import types
 
 import pytest
 
 from genxai.errors import GenxaiError
-from launch import sweep
+from launch import status, sweep
 from launch.attempts import Live, Status
 from launch.executors import SlurmRuns
 from launch.profiles import Profile
@@ -144,7 +146,7 @@ def test_slurm_is_asked_less_often_as_time_goes_by():
     assert sweep.poll_seconds("local", 9999) == 1
 
 
-def test_why_jobs_wait_is_shown(reconciler, fake_slurm):
+def test_why_jobs_wait_is_shown(reconciler, fake_slurm, capsys):
     from launch.display import live_table, totals_line
 
     mine = reconciler()
@@ -156,6 +158,24 @@ def test_why_jobs_wait_is_shown(reconciler, fake_slurm):
     assert "8 queued (PartitionTimeLimit: 8)" in totals_line(mine.planner.sweep, survey, 1)
     table = live_table(mine.planner.sweep, survey, 1).renderables[0]
     assert "queued PartitionTimeLimit" in list(table.columns[4].cells)
+    assert status.main([str(mine.planner.folder.path.parent)]) == 0
+    assert "queued runs wait for PartitionTimeLimit: 8" in capsys.readouterr().out
+
+
+def test_a_running_sweep_waits_for_slurm_and_says_so_once(sweep_file, tmp_path, fake_slurm, monkeypatch, capsys):
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    # in sweep.py alone: subprocess sleeps, too
+    monkeypatch.setattr(sweep, "time", types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    fake_slurm.refuse("sbatch", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+    assert sweep.main([str(sweep_file), "--cluster", "slurm", "--runs", str(tmp_path / "runs")]) == 130
+    assert capsys.readouterr().out.count("nothing is submitted until Slurm answers") == 1
+    assert pauses == [sweep.SILENCE_SECONDS] * 3 and len(fake_slurm.calls("sbatch")) == 3
 
 
 def test_a_refusal_ends_the_command_with_one_message(sweep_file, tmp_path, fake_slurm, capsys):

@@ -12,6 +12,8 @@ import yaml
 
 from genxai.runs import read_jsonl
 from launch.processes import find_processes
+from launch.submissions import histories, read_submissions
+from launch.sweepdir import SweepDir
 
 SMALL = ("bayes.points=0", "space.objective.lambda_gp.grid=[1]")
 
@@ -102,6 +104,8 @@ def test_ctrl_c_has_local_runs_save_and_stop_and_a_second_start_goes_on(fake_swe
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and "all runs saved" in err and "Traceback" not in err
     assert not jobs_of(fake_sweep) and fake_sweep.finished() == []
+    folder = SweepDir(fake_sweep.runs / "s")
+    assert histories(folder, read_submissions(folder)) == {}  # jobs that were asked to stop are no attempts
     (fake_sweep.runs / "steps").write_text("3")
     assert fake_sweep.run(*words).returncode == 0
 

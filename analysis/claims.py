@@ -1,0 +1,318 @@
+"""The paper's sentences as conditions on table rows and columns, and the verdict that finished runs give each.
+
+The claims are data (analysis/paper/claims.yaml); rows, columns and settings are those of Table 2's definition.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from analysis.claim_specs import Claims, ClaimSpec, ClaimVerdict, Condition, readings
+from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
+from analysis.results import Results, in_words, matches, setting
+from analysis.rows import Choice, choose, settings
+from analysis.specs import ColumnSpec, RowSpec, TableSpec, paper_rows, paper_value
+from analysis.verdicts import MINUS, Estimate, Rule, fixed, seed_difference
+from genxai.config import Config
+from genxai.configfile import get_dotted, set_dotted, validate
+from genxai.errors import GenxaiError
+from launch.cli import REPOSITORY
+from launch.sweepfile import load_sweep
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: what was compared, what was needed, what was found, and why if nothing was."""
+
+    what: str
+    needed: str
+    column: ColumnSpec
+    verdict: ClaimVerdict
+    why: str = ""
+    missing: tuple[str, ...] = ()  # by row
+    estimate: Estimate | None = None
+    paper: float | None = None  # the same quantity from the paper's figures
+    supported: bool | None = None  # whether those meet the condition
+    signed: bool = False  # a difference, so written with its sign
+    notes: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = ()
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        if self.estimate is None or self.estimate.half is None:
+            return None, None
+        return self.estimate.value - self.estimate.half, self.estimate.value + self.estimate.half
+
+    @property
+    def found(self) -> str:
+        """`+1.2 [+0.4, +2.0]`; empty if nothing was measured."""
+        if self.estimate is None:
+            return ""
+        ends = [self.write(end) for end in self.interval if end is not None]
+        return self.write(self.estimate.value) + (f" [{', '.join(ends)}]" if ends else "")
+
+    def write(self, value: float) -> str:
+        return fixed(value, self.column.digits, signed=self.signed)
+
+    def in_words(self) -> str:
+        tail = f"{self.found}, needed {self.needed}" if self.found else ""
+        return f"{self.what}: {'; '.join(part for part in (tail, self.why) if part)}"
+
+
+class Evidence:
+    """The runs of one setting, asked for one comparison at a time."""
+
+    def __init__(self, table: TableSpec, runs: Results | None) -> None:
+        configurations = runs.configurations() if runs else []
+        self.rule = table.verdict
+        self.rows = {row.id: row for row in table.rows}
+        self.columns = {column.id: column for column in table.columns}
+        self.table = table
+        self.choices: dict[str, Choice | None] = {
+            row.id: choose(configurations, row, runs.sweeps if runs else {}) for row in table.rows
+        }
+        config = configurations[0].config if configurations else None
+        self.place = setting(config, table.split_by) if config else None
+
+    def groups(self, claim: ClaimSpec) -> Iterator[list[Check]]:
+        """Each comparison of a claim, as the list of its readings."""
+        for condition in claim.conditions:
+            for over, columns in product(condition.over or ("",), condition.columns):
+                pairs = product(readings(over), readings(columns))
+                yield [self.check(claim, condition, other or None, self.columns[column]) for other, column in pairs]
+
+    def check(self, claim: ClaimSpec, condition: Condition, other: str | None, column: ColumnSpec) -> Check:
+        names = (condition.row,) if other is None else (condition.row, other)
+        printed = paper_rows(claim.paper or self.table.paper)
+        figures = [paper_value(printed, name, column.paper) for name in names]
+        known = [figure for figure in figures if figure is not None]
+        paper = (known[0] - sum(known[1:])) if len(known) == len(names) else None
+        choices = [self.choices[name] for name in names]
+        notes = [note for name in names for note in self.rows[name].notes]
+        notes += [f"{self.rows[n].label}: {note}" for n, c in zip(names, choices, strict=True) if c for note in c.notes]
+        check = Check(
+            what=f"{f' {MINUS} '.join(self.rows[name].label for name in names)}, {column.title}",
+            needed=condition.requirement(column.digits, paper),
+            column=column,
+            verdict=ClaimVerdict.MISSING,
+            paper=paper,
+            supported=None if paper is None else condition.met_by(paper, self.rule.rounding),
+            signed=other is not None,
+            notes=(*notes, *column.notes),
+            signatures=tuple(
+                signature for choice in choices if choice for signature in choice.configuration.signatures()
+            ),
+        )
+        if condition.equals == "paper" and paper is None:
+            return replace(check, verdict=ClaimVerdict.UNCHECKABLE, why="The paper prints no such figure.")
+        impossible = [self.rows[name].absent[column.id] for name in names if column.id in self.rows[name].absent]
+        if impossible:
+            return replace(check, verdict=ClaimVerdict.UNCHECKABLE, why=impossible[0])
+        gaps = [gap for name in names if (gap := self._gap(name, column))]
+        if gaps:
+            return replace(check, why=" ".join(gaps), missing=tuple(gaps))
+        return self._measured(check, condition, [choice for choice in choices if choice], paper)
+
+    def _gap(self, name: str, column: ColumnSpec) -> str:
+        """Why there is no number for a row and column, and what would run it; empty if there is one."""
+        row, choice = self.rows[name], self.choices[name]
+        if choice is None:
+            return f"{row.label}: no run of this setting has {in_words(row.where)}; {command(row, self.place)}."
+        configuration = choice.configuration
+        if configuration.by_seed(column.metric):
+            return ""
+        gap = configuration.gaps(column.metric)
+        return f"{row.label}, {column.metric}: {gap}" if gap else f"{row.label}: {configuration.progress()}."
+
+    def _measured(self, check: Check, condition: Condition, choices: Sequence[Choice], paper: float | None) -> Check:
+        one, *others = (choice.configuration for choice in choices)
+        metric, scale, confidence = check.column.metric, check.column.scale, self.rule.confidence
+        if others and one.key == others[0].key:
+            return replace(check, verdict=ClaimVerdict.OPEN, why="the same runs stand for both rows")
+        if others:
+            same_data = setting(one.config, ["data"]) == setting(others[0].config, ["data"])
+            values = one.by_seed(metric, scale), others[0].by_seed(metric, scale)
+            estimate = seed_difference(*values, confidence, same_data=same_data)
+        else:
+            estimate = one.sample(metric, scale).estimate(confidence)
+        if estimate is None:
+            return check
+        verdict = condition.judge(estimate, paper, self.rule)
+        why = estimate.how if estimate.half is not None else f"{estimate.how}: too few seeds for an interval"
+        return replace(check, verdict=verdict, estimate=estimate, why=why)
+
+
+def verdict_of(claim: ClaimSpec, groups: Sequence[Sequence[Check]]) -> ClaimVerdict:
+    """All comparisons hold, one does not, or what keeps it from being told."""
+    found = {_agreed(check.verdict for check in group) for group in groups} - {ClaimVerdict.UNCHECKABLE}
+    order = (ClaimVerdict.FAILS, ClaimVerdict.MISSING, ClaimVerdict.OPEN, ClaimVerdict.HOLDS)
+    return next((verdict for verdict in order if verdict in found), ClaimVerdict.UNCHECKABLE)
+
+
+def _agreed(verdicts: Iterable[ClaimVerdict]) -> ClaimVerdict:
+    """The verdict of readings of one thing: theirs if they agree, else open (or missing, if one is)."""
+    found = set(verdicts) - {ClaimVerdict.UNCHECKABLE}
+    if len(found) > 1:
+        return ClaimVerdict.MISSING if ClaimVerdict.MISSING in found else ClaimVerdict.OPEN
+    return found.pop() if found else ClaimVerdict.UNCHECKABLE
+
+
+def command(row: RowSpec, place: Mapping[str, object] | None) -> str:
+    """Which sweep of this repository would run a row, in this setting if one does."""
+    elsewhere = ""
+    for path, configs in _shipped_sweeps():
+        fitting = [config for config in configs if _meets(config, row)]
+        here = [config for config in fitting if place is None or setting(config, list(place)) == place]
+        line = f"python launch/sweep.py {path.stem}"
+        if here:
+            return f"`{line}` runs it"
+        if fitting:
+            elsewhere = elsewhere or f"`{line}` runs it in another setting, its overrides can make it this one"
+    return elsewhere or "no sweep in sweeps/ runs it"
+
+
+def _meets(config: Config, row: RowSpec) -> bool:
+    return all(matches(get_dotted(config, key), condition) for key, condition in row.where.items())
+
+
+@functools.cache
+def _shipped_sweeps() -> tuple[tuple[Path, tuple[Config, ...]], ...]:
+    """Every sweep of this checkout with the configurations of its grid; none where only the package is installed."""
+    found = []
+    for path in sorted((REPOSITORY / "sweeps").glob("*.yaml")):
+        try:
+            sweep = load_sweep(path)
+            found.append((path, tuple(_at(sweep.base, point) for point in sweep.grid or ({},))))
+        except GenxaiError:
+            continue  # launch/sweep.py says what is wrong with it
+    return tuple(found)
+
+
+def _at(base: Config, point: Mapping[str, object]) -> Config:
+    tree = base.model_dump()
+    for key, value in point.items():
+        set_dotted(tree, key, value)
+    return validate(Config, tree, "sweep")
+
+
+# --- the document --------------------------------------------------------------------------------
+
+_VERDICTS = (
+    Column("claim", "Claim", left=True),
+    Column("verdict", "Verdict", left=True),
+    Column("sentence", "The paper says", left=True),
+    Column("why", "Because", left=True),
+    Column("own_figures", "The paper's own figures", left=True),
+)
+_EVIDENCE = (
+    Column("comparison", "Comparison", left=True),
+    Column("measured", "Measured [interval]"),
+    Column("needed", "Needed"),
+    Column("how", "From", left=True),
+    Column("paper", "Paper's figures"),
+    Column("verdict", "Verdict", left=True),
+)
+
+
+def check_claims(claims: Claims, results: Results) -> Document:
+    """A table of verdicts and one of the comparisons behind them, for every setting found among the runs."""
+    tables: list[Table] = []
+    for place in settings(claims.table, results):
+        evidence = Evidence(claims.table, place.runs)
+        found = [(claim, list(evidence.groups(claim))) for claim in claims.claims]
+        remarks = (rule_in_words(claims.table.verdict),)
+        verdicts = tuple(_verdict_row(claim, groups) for claim, groups in found)
+        tables.append(Table(place.id, place.caption, _VERDICTS, verdicts, remarks))
+        comparisons = tuple(row for claim, groups in found for row in _evidence_rows(claim, groups))
+        title = f"Comparisons behind the verdicts. {place.caption}"
+        tables.append(Table(f"{place.id}-evidence", title, _EVIDENCE, comparisons))
+    return Document(claims.table.id, tuple(tables))
+
+
+def rule_in_words(rule: Rule) -> str:
+    """How verdicts are given, as a remark."""
+    level = f"{100 * rule.confidence:g} %"
+    return (
+        f"Differences between rows are of means over seeds, with their {level} interval. Two rows on the same data "
+        "with at least two seeds in common are paired by seed: t-interval of the paired differences (n - 1 degrees of "
+        "freedom), seeds that only one row has left out. All others: Welch's interval over all seeds (unequal "
+        "variances, Welch-Satterthwaite degrees of freedom). '> x' holds if the whole interval lies above x, does not "
+        "hold if none of it does, and cannot be told otherwise or with fewer than two seeds; '< x' likewise. '= x' "
+        f"does not hold if x (±{rule.rounding:g}, rounding) lies outside the interval, holds if inside one whose "
+        f"half-width is at most {rule.margin:g} (or the claim's own margin), and cannot be told if it is wider. "
+        "A claim holds if every comparison holds, and does not if one does not. No correction for their number: each "
+        "comparison is one more chance of refuting a claim by accident. The paper's own figures are taken as exact."
+    )
+
+
+def _verdict_row(claim: ClaimSpec, groups: Sequence[Sequence[Check]]) -> Row:
+    cells = (
+        Cell((claim.id,)),
+        Cell((str(verdict_of(claim, groups)),)),
+        Cell((f"'{claim.sentence}' ({claim.section})",)),
+        Cell(tuple(_because(claim, groups))),
+        _own_figures(groups),
+    )
+    return Row(claim.id, cells)
+
+
+def _because(claim: ClaimSpec, groups: Sequence[Sequence[Check]]) -> list[str]:
+    """The comparisons that decide the verdict, or what is missing."""
+    if claim.why:
+        return [claim.why]
+    verdict = verdict_of(claim, groups)
+    deciding = [group for group in groups if _agreed(check.verdict for check in group) is verdict]
+    if verdict is ClaimVerdict.HOLDS:
+        skipped = len(groups) - len(deciding)
+        return [f"all {len(deciding)} comparisons hold" + (f", {skipped} not checkable" if skipped else "")]
+    if verdict is ClaimVerdict.MISSING:
+        return list(dict.fromkeys(gap for group in deciding for check in group for gap in check.missing))
+    lines = []
+    for group in deciding:
+        split = len({check.verdict for check in group}) > 1
+        lines += [f"{check.in_words()}" + (f" ({check.verdict}: a reading)" if split else "") for check in group]
+    return lines
+
+
+def _own_figures(groups: Sequence[Sequence[Check]]) -> Cell:
+    """Whether the paper's printed figures meet the conditions; in doubt between readings, for the paper."""
+    printed = [[check for check in group if check.supported is not None] for group in groups]
+    known = [group for group in printed if group]
+    if not known:
+        return absent("The paper prints no figures for this.")
+    against = [group[0] for group in known if not any(check.supported for check in group)]
+    if not against:
+        return Cell(("agree",))
+    lines = [f"{c.what}: {c.write(c.paper or 0.0)}, needed {c.needed}" for c in against]
+    return Cell(("contradict", *lines))
+
+
+def _evidence_rows(claim: ClaimSpec, groups: Sequence[Sequence[Check]]) -> Iterator[Row]:
+    for place, check in enumerate([check for group in groups for check in group]):
+        low, high = check.interval
+        numbers = Measured(
+            metric=check.column.metric,
+            unit=check.column.unit,
+            mean=check.estimate.value if check.estimate else None,
+            sd=check.estimate.sd if check.estimate else None,
+            n=check.estimate.n if check.estimate else 0,
+            paper=check.paper,
+            ci_low=low,
+            ci_high=high,
+            verdict=str(check.verdict),
+        )
+        measured = Cell((check.found,), measured=numbers) if check.found else absent(check.why, measured=numbers)
+        printed = absent("The paper prints no such figures.") if check.paper is None else None
+        cells = (
+            Cell((f"{claim.id}: {check.what}",), check.notes),
+            measured,
+            Cell((check.needed,)),
+            Cell((check.why if check.estimate else "",)),
+            printed or Cell((check.write(check.paper or 0.0),)),
+            Cell((str(check.verdict),)),
+        )
+        yield Row(f"{claim.id}-{place + 1}", cells, signatures=check.signatures, rule_above=place == 0)
