@@ -346,6 +346,9 @@ def exclusive(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
+        except OSError as error:  # a file system without locks; flock itself names no file
+            error.filename = str(path)
+            raise
         yield True
     finally:
         os.close(descriptor)
