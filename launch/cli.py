@@ -12,15 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from genxai.errors import EXIT_FAILED, GenxaiError, UsageError
+from genxai.errors import DISK_ERRORS, EXIT_FAILED, GenxaiError, UsageError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-#: errors of the file system that the person, not the program, has to mend
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 #: what flock says on a file system without locks (Lustre without `-o flock`, some NFS)
 _LOCK_ERRORS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
@@ -57,7 +54,7 @@ def run_command(main: Callable[[], int]) -> int:
         if error.errno in _LOCK_ERRORS:
             _say(f"error: {_locked_folder(error)}: {_NO_LOCKS}")
             return EXIT_FAILED
-        if error.errno not in _DISK_ERRORS:
+        if error.errno not in DISK_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _say(f"error: {where}{error.strerror}; nothing that was already written is harmed")
