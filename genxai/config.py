@@ -18,6 +18,7 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 HeldOut = Annotated[float, Field(gt=0.0, le=0.5, strict=True)]
+AtLeastTen = Annotated[int, Field(ge=10, strict=True)]
 Tokens = Annotated[int, Field(ge=8, le=512, strict=True)]
 Pixels = Annotated[int, Field(ge=28, le=448, strict=True)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
@@ -67,7 +68,7 @@ class DataConfig(Section):
     )
     amplitude: Share = Field(0.5, description="texture amplitude, of full white")
     val_fraction: HeldOut = Field(0.1, description="share of train held out")
-    balanced_val_size: Count = Field(1000, description="at most this many held-out images with independent texture")
+    balanced_val_size: AtLeastTen = Field(1000, description="at most this many held-out images, texture independent")
     train_limit: Count | None = Field(None, description="use only this many training images (stratified); all if null")
     test_limit: Count | None = Field(None, description="use only this many test images (stratified); all if null")
     captions: CaptionConfig = Field(default_factory=CaptionConfig)

@@ -6,6 +6,8 @@ A wrong key or value ends in one `UsageError` with the file, the dotted key, wha
 from __future__ import annotations
 
 import difflib
+import re
+import reprlib
 import types
 import typing
 from importlib import resources
@@ -20,6 +22,8 @@ from genxai.config import Config
 from genxai.errors import UsageError
 
 Tree = dict[str, Any]
+#: what PyYAML raises for text it cannot take: bad syntax, impossible dates and numbers, endless nesting
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def preset_names() -> list[str]:
@@ -34,7 +38,8 @@ def load_config(source: str | Path, overrides: typing.Sequence[str] = ()) -> Con
     Raises UsageError with one line per problem.
     """
     tree, where = read_tree(source)
-    tree.setdefault("name", Path(str(source)).stem)
+    # a run is called after its file, as far as a folder can be
+    tree.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(source)).stem).lstrip("._-") or "run")
     for text in overrides:
         apply_override(tree, text)
     return validate(Config, tree, where, overrides)
@@ -45,8 +50,8 @@ def read_tree(source: str | Path) -> tuple[Tree, str]:
     text, where = _read_source(str(source))
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except _NOT_YAML as error:
+        raise UsageError(f"{where}: not valid YAML: {shortened(' '.join(str(error).split()), 300)}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -67,7 +72,8 @@ def _read_source(source: str) -> tuple[str, str]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UsageError(
-            f"{source!r} is neither a preset ({', '.join(preset_names())}) nor a readable YAML file: {reason}{hint}"
+            f"{shortened(source)!r} is neither a preset ({', '.join(preset_names())}) nor a readable YAML file: "
+            f"{reason}{hint}"
         ) from None
 
 
@@ -75,12 +81,17 @@ def apply_override(tree: Tree, text: str) -> None:
     """Set one `a.b.c=value` in the raw tree; the value is read as YAML."""
     key, separator, value = text.partition("=")
     if not separator or not key or any(not part for part in key.split(".")):
-        raise UsageError(f"override {text!r}: expected key.sub=value, for example train.epochs=3")
+        raise UsageError(f"override {shortened(text)!r}: expected key.sub=value, for example train.epochs=3")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UsageError(f"override {text!r}: {value!r} is not a YAML value") from None
+    except _NOT_YAML:
+        raise UsageError(f"override {shortened(text)}: the value is not a YAML value") from None
     set_dotted(tree, key, _number(parsed))
+
+
+def shortened(text: str, length: int = 80) -> str:
+    """The text, cut to a length that fits a message."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def set_dotted(tree: Tree, key: str, value: Any) -> None:
@@ -118,17 +129,24 @@ def validate(model: type[ModelT], tree: Tree, where: str, overrides: typing.Sequ
 
 def _explain(model: type[BaseModel], problem: Any, where: str, overridden: set[str]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    place = "command line" if any(key == k or key.startswith(k + ".") for k in overridden) else where
-    value = problem["input"]
+    # a rule about a section is about the overrides inside it, an unknown section about the override that made it
+    touched = [
+        given for given in overridden if given == key or given.startswith(f"{key}.") or key.startswith(f"{given}.")
+    ]
+    place = "command line" if touched or (not key and overridden) else where
+    value = shortened(reprlib.repr(problem["input"]))
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, dotted_keys(model), 1, cutoff=0.0)
-        return f"{place}: unknown key {key!r} (given {value!r}); the nearest key is {near[0]!r}"
+        unknown = next((given for given in touched if given.startswith(key)), key)
+        near = difflib.get_close_matches(unknown, dotted_keys(model), 1, cutoff=0.0)
+        return f"{place}: unknown key {unknown!r} (given {value}); the nearest key is {near[0]!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # a rule about several keys says itself what it got
+        return f"{place}: {key + ': ' if key else ''}{message}"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"{place}: {key or 'the file'}: expected a section of options, got {value}"
     field = find_field(model, key)
     allowed = f"; allowed: {_allowed(field)}" if field else ""
-    message = problem["msg"].removeprefix("Value error, ")
-    if isinstance(value, dict):  # a rule about several keys says itself what it got
-        return f"{place}: {key + ': ' if key else ''}{message}"
-    return f"{place}: {key}: {message[:1].lower()}{message[1:]}, got {value!r}{allowed}"
+    return f"{place}: {key}: {message[:1].lower()}{message[1:]}, got {value}{allowed}"
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -157,6 +175,8 @@ def _type_name(annotation: Any) -> str:
             if hasattr(part, name)
         ]
         return " ".join([_type_name(base), *limits])
+    if typing.get_origin(annotation) is tuple:
+        return "[" + ", ".join("..." if part is ... else _type_name(part) for part in typing.get_args(annotation)) + "]"
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
 
 

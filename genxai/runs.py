@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import functools
 import hashlib
@@ -23,7 +24,7 @@ from typing import Any
 import yaml
 
 from genxai.config import WITHOUT_EFFECT, Config
-from genxai.configfile import dump_config, validate
+from genxai.configfile import dump_config, shortened, validate
 from genxai.errors import GenxaiError
 
 #: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
@@ -157,8 +158,8 @@ class Run:
         """The resolved configuration of the run."""
         try:
             tree = yaml.load(self.config_file.read_text(), Loader=SAFE_LOADER)
-        except (OSError, yaml.YAMLError) as error:
-            raise GenxaiError(f"{self.config_file}: cannot be read: {error}") from None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise GenxaiError(f"{self.config_file}: cannot be read: {shortened(str(error))}") from None
         return validate(Config, tree, str(self.config_file))
 
     def plan(self, config: Config) -> None:
@@ -226,7 +227,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GenxaiError(f"cannot make the folder {path}: {error.strerror}; choose another with --runs") from None
+        long = error.errno == errno.ENAMETOOLONG
+        remedy = "shorten `name`" if long else "choose another with --runs"
+        raise GenxaiError(f"cannot make the folder {shortened(str(path))}: {error.strerror}; {remedy}") from None
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -355,8 +358,13 @@ def exclusive(path: Path) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds `exclusive(path)`."""
-    if not path.exists():
-        return False
-    with exclusive(path) as free:
-        return not free
+    """Whether some process holds `exclusive(path)`; False where this user may not ask (a colleague's runs)."""
+    try:
+        if not path.exists():
+            return False
+        with exclusive(path) as free:
+            return not free
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return False
+        raise

@@ -11,6 +11,7 @@ from genxai.config import Config
 from genxai.configfile import load_config
 from genxai.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, UsageError
 from genxai.runs import Run, run_signature
+from genxai.training.stopping import listening
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
 
 DESCRIPTION = """
@@ -48,9 +49,10 @@ def _main(argv: Sequence[str] | None) -> int:
     run = planned_run(source, overrides, runs_folder(options.runs))
     print(f"run {run.signature} in {run.path}", file=sys.stderr)
 
-    from genxai.training import Outcome, train  # late: torch takes seconds to import
+    with listening() as stop:
+        from genxai.training import Outcome, train  # late: torch takes seconds to import
 
-    outcome = train(run, show_progress=not options.quiet)
+        outcome = train(run, show_progress=not options.quiet, stop=stop)
     if outcome is Outcome.BUSY:
         print(f"{run.path} is being trained by another process; see launch/status.py", file=sys.stderr)
         return EXIT_FAILED

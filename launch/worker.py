@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genxai.errors import EXIT_FAILED, EXIT_STOPPED
+from genxai.runs import Run
+from genxai.training.stopping import StopFlag, listening
 from launch.attempts import excuse
 from launch.slurm import ENDED
 
 if TYPE_CHECKING:
-    from genxai.runs import Run
     from genxai.training.run import Outcome
 
 #: how long a requeued job waits for its former process, which may still be saving on another node [s]
@@ -27,13 +28,13 @@ BUSY_SECONDS = 120.0
 def work(run_dir: str) -> str:
     """Train the run in `run_dir`; the outcome's name. Under Slurm a stopped run is requeued and the job exits.
 
-    submitit has installed its signal handlers before; train() installs ours over them.
+    submitit has installed its signal handlers before; ours go over them before torch is imported, which takes seconds.
     """
-    from genxai.runs import Run
-    from genxai.training.run import Outcome
+    with listening() as stop:
+        from genxai.training.run import Outcome
 
-    run = Run(Path(run_dir))
-    outcome = _train(run)
+        run = Run(Path(run_dir))
+        outcome = _train(run, stop)
     print(f"{run_dir}: {outcome}", flush=True)
     if outcome is Outcome.STOPPED or outcome is Outcome.BUSY:
         excuse(run, outcome.value)
@@ -46,12 +47,12 @@ def work(run_dir: str) -> str:
     return str(outcome)
 
 
-def _train(run: Run, pause_seconds: float = 5.0) -> Outcome:
+def _train(run: Run, stop: StopFlag, pause_seconds: float = 5.0) -> Outcome:
     """Train; in a Slurm job a run that is busy is tried again for a while."""
     from genxai.training.run import Outcome, train
 
     deadline = time.monotonic() + BUSY_SECONDS
-    while (outcome := train(run)) is Outcome.BUSY and in_slurm_job() and time.monotonic() < deadline:
+    while (outcome := train(run, stop=stop)) is Outcome.BUSY and in_slurm_job() and time.monotonic() < deadline:
         time.sleep(pause_seconds)
     return outcome
 

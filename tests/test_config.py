@@ -73,7 +73,7 @@ def test_a_wrong_value_says_where_what_was_given_and_what_is_allowed(tmp_path):
         ("data.image_size=30", "multiple of 4"),
         ("model.heads=7", "multiple of heads"),
         ("run.device=gpu", "'cpu'"),
-        ("train=3", "TrainConfig"),
+        ("train=3", "section of options"),
         ("objective.lambda_gp=yes", "number"),
         ("train.epochs=true", "integer"),
         ("run.pictures=1", "boolean"),
@@ -90,9 +90,40 @@ def test_every_kind_of_wrong_value_is_one_plain_message(override, told):
     assert told in text and "Traceback" not in text and "\n" not in text
 
 
-@pytest.mark.parametrize("override", ["train.epochs", "=3", "train..epochs=3", "train.epochs=[1"])
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "train..epochs=3", "train.epochs=[1", "seed=2026-99-99"])
 def test_a_malformed_override_shows_the_form(override):
     assert override in message(override)
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 5000, "[" * 90 + "]" * 90])
+def test_a_monstrous_value_is_one_short_message(value):
+    assert len(message(f"seed={value}")) < 400
+
+
+def test_a_yaml_bomb_is_one_short_message(tmp_path):
+    path = tmp_path / "bomb.yaml"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]" for p, n in zip("abcdefgh", "bcdefghi", strict=True)]
+    path.write_text("\n".join(lines))
+    assert all(len(line) < 300 for line in message(source=str(path)).splitlines())
+
+
+def test_code_in_a_yaml_file_is_not_executed(tmp_path):
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"seed: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
+    assert "not valid YAML" in message(source=str(path)) and not (tmp_path / "made").exists()
+
+
+def test_an_override_of_a_section_is_blamed_on_the_command_line_with_its_own_nearest_key():
+    text = message("trian.epochs=3")
+    assert text.startswith("command line") and "'trian.epochs'" in text and "'train.epochs'" in text
+    assert message("data.captions.exact=0.9").startswith("command line")
+
+
+def test_a_file_name_that_cannot_name_a_folder_is_made_to(tmp_path):
+    path = tmp_path / "mÿ conf.yaml"
+    path.write_text("{}")
+    assert load_config(path).name == "m-conf"
 
 
 def test_a_source_that_does_not_exist_lists_the_presets_and_the_nearest():

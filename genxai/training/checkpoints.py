@@ -73,13 +73,14 @@ def _write(temporary: Path, target: Path, state: State) -> None:
 def latest(folder: Path) -> tuple[State, Path] | None:
     """The newest intact checkpoint and where it lies; damaged ones are named in the log and passed over.
 
-    None when nothing has been published. Raises CheckpointError when checkpoints exist and none is intact.
+    None when nothing has been published. Raises CheckpointError when checkpoints exist and none is intact, and OSError
+    when they cannot be read: a disk that does not answer is no reason to start over.
     """
     candidates = _published(folder)
     for candidate in candidates:
         try:
             return _read(candidate), candidate
-        except (GenxaiError, OSError, ValueError) as problem:
+        except (GenxaiError, ValueError, FileNotFoundError, NotADirectoryError) as problem:
             log.warning("checkpoint skipped: %s", problem)
     if candidates:
         raise CheckpointError(f"{folder}: none of the {len(candidates)} checkpoints is intact")
@@ -88,13 +89,21 @@ def latest(folder: Path) -> tuple[State, Path] | None:
 
 def _published(folder: Path) -> list[Path]:
     """Published checkpoints, the one LATEST names first, then newest first."""
-    found = sorted(folder.glob("step-*"), reverse=True)
+    found = sorted((folder / name for name in _names(folder) if name.startswith("step-")), reverse=True)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         named = folder / (folder / POINTER).read_text().strip()
         if named in found:
             found.remove(named)
             found.insert(0, named)
     return found
+
+
+def _names(folder: Path) -> list[str]:
+    # not glob, which hides that a folder may not be read
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _read(path: Path) -> State:

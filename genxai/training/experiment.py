@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from genxai.config import Config, TrainConfig
-from genxai.data import TexMM
+from genxai.data import SPLITS, TexMM
 from genxai.data.counter_rng import derive_seed
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.errors import UsageError
@@ -86,6 +86,12 @@ def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
     accelerator = _accelerator(config, tracker_folder)
     device = accelerator.device
     train = TexMM(config, "train", device)
+    for split in SPLITS:
+        if not len(TexMM(config, split, device)):
+            raise UsageError(
+                f"the split {split} is empty: data.train_limit, data.test_limit, data.val_fraction and "
+                f"data.balanced_val_size leave too few images of each class"
+            )
     generator = _seeded(config, "generator", lambda: Generator(config.model.gan, NUM_CLASSES, config.data.image_size))
     critic = _seeded(config, "critic", lambda: Critic(config.model.gan, NUM_CLASSES, config.data.image_size))
     classifier = _seeded(config, "classifier", lambda: FusionClassifier(config.model, NUM_CLASSES, train.vocab_size))

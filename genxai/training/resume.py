@@ -41,6 +41,7 @@ def save(run: Run, experiment: Experiment, state: LoopState) -> None:
         run.checkpoints,
         state.step,
         {
+            "signature": run.signature,
             "modules": {name: module.state_dict() for name, module in experiment.modules().items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in experiment.optimizers.items()},
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -62,6 +63,8 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
         _truncate(run, {})
         return LoopState()
     saved, path = found
+    if saved["signature"] != run.signature:
+        raise CheckpointError(f"{path} belongs to run {saved['signature']}, not to this one; remove {run.checkpoints}")
     for name, module in experiment.modules().items():
         module.load_state_dict(saved["modules"][name])
     for name, optimizer in experiment.optimizers.items():

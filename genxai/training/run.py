@@ -13,8 +13,9 @@ import torch
 
 from genxai.config import Config
 from genxai.configfile import dotted_keys, get_dotted
-from genxai.errors import DISK_ERRORS, DataError, GenxaiError, NonFiniteError, UsageError
-from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_json
+from genxai.data import fingerprint
+from genxai.errors import DISK_ERRORS, CheckpointError, DataError, GenxaiError, NonFiniteError, UsageError
+from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
 from genxai.training import checkpoints, resume
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
 from genxai.training.experiment import Experiment, build
@@ -38,15 +39,20 @@ class Outcome(enum.StrEnum):
     BUSY = "busy"  # another process is training this run
 
 
-def train(run: Run, *, show_progress: bool = False) -> Outcome:
+def train(run: Run, *, show_progress: bool = False, stop: StopFlag | None = None) -> Outcome:
     """Train a planned run (config.yaml exists) until it is done, stopped or failed; idempotent.
 
     What the person has to mend (a wrong option, missing data, a full disk) is raised and leaves no FAILED.json; any
-    other exception is recorded there.
+    other exception is recorded there. stop: a flag whose signals are already listened to, if the caller has one.
     """
     _refuse_several_processes()
     config = run.config()
-    with listening() as stop:
+    if run_signature(config, fingerprint(config.data)) != run.signature:
+        raise GenxaiError(
+            f"{run.config_file} is not what the folder's name stands for: it was edited, or the folder renamed. "
+            "Restore it, or plan a new run with launch/train.py and the options you want"
+        )
+    with listening(stop) as stop:
         deadline = time.monotonic() + PATIENCE
         while True:
             with run.lock() as acquired:
@@ -84,7 +90,7 @@ def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool) -> Out
                     return Outcome.STOPPED
                 if not _finish(run, loop):
                     return Outcome.STOPPED
-        except (UsageError, DataError, KeyboardInterrupt):
+        except (UsageError, DataError, CheckpointError, KeyboardInterrupt):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:

@@ -33,9 +33,12 @@ class StopFlag:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[StopFlag]:
-    """Install the flag over any other handler (submitit's) for the duration; a no-op outside the main thread."""
-    flag = StopFlag()
+def listening(flag: StopFlag | None = None) -> Iterator[StopFlag]:
+    """Install the flag over any other handler (submitit's) for the duration; a no-op outside the main thread.
+
+    Needs no torch, so that a command can listen before it spends seconds on importing it.
+    """
+    flag = flag or StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return

@@ -30,7 +30,7 @@ def training(monkeypatch):
 
     def tell(*names: str) -> None:
         outcomes = [getattr(module.Outcome, name) for name in names]
-        monkeypatch.setattr(module, "train", lambda run: outcomes.pop(0))
+        monkeypatch.setattr(module, "train", lambda run, stop: outcomes.pop(0))
 
     return tell
 

@@ -2,14 +2,16 @@
 
 import errno
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 
 from genxai.configfile import load_config
-from genxai.errors import UsageError
-from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_json
+from genxai.data import fingerprint
+from genxai.errors import CheckpointError, GenxaiError, UsageError
+from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
 from genxai.training import Outcome, train
 from genxai.training import resume as resume_module
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_checkpoint
@@ -17,9 +19,10 @@ from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_
 
 @pytest.fixture
 def planned(tmp_path, small):
-    def plan(*overrides: str, folder: str = "0123456789ab") -> Run:
-        run = Run(tmp_path / "sweep" / folder)
-        run.plan(load_config("tiny", [*small, "run.pictures=false", *overrides]))
+    def plan(*overrides: str, folder: str = "sweep") -> Run:
+        config = load_config("tiny", [*small, "run.pictures=false", *overrides])
+        run = Run(tmp_path / folder / run_signature(config, fingerprint(config.data)))
+        run.plan(config)
         return run
 
     return plan
@@ -47,9 +50,9 @@ def test_a_run_ends_with_metrics_of_every_split_and_names_what_selected(planned)
 
 
 def test_stopping_after_every_step_changes_nothing(planned, monkeypatch):
-    whole = planned(folder="aaaaaaaaaaaa")
+    whole = planned(folder="whole")
     assert train(whole) is Outcome.DONE
-    pieces = planned(folder="bbbbbbbbbbbb")
+    pieces = planned(folder="other")
     from genxai.training import loop
 
     step = loop.joint_step
@@ -69,9 +72,9 @@ def test_stopping_after_every_step_changes_nothing(planned, monkeypatch):
 
 
 def test_lines_written_after_the_last_checkpoint_are_cut_off_on_resume(planned):
-    whole = planned(folder="aaaaaaaaaaaa")
+    whole = planned(folder="whole")
     train(whole)
-    run = planned(folder="bbbbbbbbbbbb")
+    run = planned(folder="other")
     append_jsonl(run.metrics_file, {"step": 999})
     append_jsonl(run.ledger_file, {"step": 999})
     append_jsonl(run.provenance_file, {"resumed_from_step": 0})
@@ -162,6 +165,30 @@ def test_a_launcher_with_several_processes_is_refused(planned, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="one process"):
         train(planned())
+
+
+def test_a_configuration_edited_after_planning_is_refused(planned):
+    run = planned()
+    run.config_file.write_text(run.config_file.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(GenxaiError, match="edited, or the folder renamed"):
+        train(run)
+    assert not run.failed_file.exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(planned):
+    other, run = planned("seed=5", folder="other"), planned()
+    train(other)
+    shutil.copytree(other.checkpoints, run.checkpoints)
+    with pytest.raises(CheckpointError, match=f"belongs to run {other.signature}"):
+        train(run)
+
+
+@pytest.mark.parametrize("override", ["data.train_limit=10", "data.train_limit=60", "data.val_fraction=0.001"])
+def test_a_split_that_would_be_empty_is_refused_before_the_first_step(planned, override):
+    run = planned(override)
+    with pytest.raises(UsageError, match=r"the split val.* is empty: data\.train_limit"):
+        train(run)
+    assert run.state is State.PENDING
 
 
 def test_a_full_disk_is_not_the_runs_failure_and_harms_nothing(planned, monkeypatch):
