@@ -235,19 +235,30 @@ def make_folder(path: Path) -> None:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Publish a file: temporary name, flush, fsync, rename, fsync of the folder."""
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _naming(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have an error of the file system say which file it is about: a full disk does not."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        yield
+    except OSError as error:
+        error.filename = str(path)
         raise
-    sync_folder(path.parent)
 
 
 def _umask() -> int:
@@ -274,7 +285,7 @@ def append_jsonl(path: Path, *records: dict[str, Any]) -> None:
     """Append whole lines in one write; mends a torn last line left by a kill or a full disk."""
     text = "".join(json.dumps(finite(record), allow_nan=False) + "\n" for record in records)
     created = not path.exists()
-    with open(path, "ab+") as file:
+    with _naming(path), open(path, "ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -332,7 +343,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError:
-            raise GenxaiError(f"{path}: line {number} is not JSON") from None
+            raise GenxaiError(f"{path}: line {number} is not JSON; remove that line or the file") from None
     return records
 
 

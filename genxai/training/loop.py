@@ -44,6 +44,7 @@ class Loop:
             state.step += 1
             if state.step % self.experiment.config.run.log_every == 0:
                 self._report()
+            self.reporter.passed(state.step)
             epoch, within = divmod(state.step, self.experiment.draws.steps_per_epoch)
             if within == 0 and (epoch % train.eval_every == 0 or state.step == self.experiment.steps):
                 self._evaluate(epoch)

@@ -97,12 +97,21 @@ class Reporter:
         if self._bar:
             self._bar.stop()
 
+    def passed(self, step: int) -> None:
+        """Note a finished step for others to see, now and then; what a kill loses is counted from it."""
+        if time.monotonic() - self._written > INTERVAL:
+            self._publish(step, *self._pace(step))
+
+    def _pace(self, step: int) -> tuple[float, float | None]:
+        """Images per second since this start, and seconds left (None before the first step)."""
+        elapsed, done = time.monotonic() - self._started[0], step - self._started[1]
+        speed = done * self.images_per_step / elapsed if elapsed > 0 else 0.0
+        return speed, ((self.steps - step) * elapsed / done if done else None)
+
     def update(self, step: int, losses: dict[str, float]) -> None:
         """Tell how far the run is; `losses` are means since the last call."""
         now = time.monotonic()
-        elapsed, done = now - self._started[0], step - self._started[1]
-        speed = done * self.images_per_step / elapsed if elapsed > 0 else 0.0
-        left = (self.steps - step) * elapsed / done if done else None
+        speed, left = self._pace(step)
         text = _describe(losses, speed)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, losses=text)
@@ -111,7 +120,6 @@ class Reporter:
             eta = f"eta {left:.0f} s" if left is not None else "eta unknown"
             self._console.print(f"step {step}/{self.steps} {eta} {text}", highlight=False, soft_wrap=True)
         if now - self._written > INTERVAL or step == self.steps:
-            self._written = now
             self._publish(step, speed, left)
 
     def say(self, message: str) -> None:
@@ -123,6 +131,7 @@ class Reporter:
             self._console.print(message, highlight=False, soft_wrap=True)
 
     def _publish(self, step: int, speed: float, left: float | None) -> None:
+        self._written = time.monotonic()
         # for eyes only: renamed so that no reader sees half of it, not fsynced since losing it harms nobody
         record = {
             "step": step,
@@ -153,10 +162,15 @@ def _describe(losses: dict[str, float], speed: float) -> str:
     return f"{speed:.0f} img/s {terms}"
 
 
+class _QuietFileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log line that cannot be written (full disk) is lost without a traceback on the terminal."""
+
+
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Messages of this package, appended to the run's log.txt for the duration."""
-    handler = logging.FileHandler(path, delay=True)
+    handler = _QuietFileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("genxai")
     before = logger.level

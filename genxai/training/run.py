@@ -14,7 +14,7 @@ import torch
 from genxai.config import Config
 from genxai.configfile import dotted_keys, get_dotted
 from genxai.data import fingerprint
-from genxai.errors import DISK_ERRORS, CheckpointError, DataError, GenxaiError, NonFiniteError, UsageError
+from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError, UsageError
 from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
 from genxai.training import checkpoints, resume
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
@@ -90,7 +90,9 @@ def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool) -> Out
                     return Outcome.STOPPED
                 if not _finish(run, loop):
                     return Outcome.STOPPED
-        except (UsageError, DataError, CheckpointError, KeyboardInterrupt):
+        except NonFiniteError as error:
+            return _record_failure(run, error, step)
+        except (GenxaiError, KeyboardInterrupt):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
