@@ -8,11 +8,11 @@ export UV_HTTP_TIMEOUT ?= 300
 # compiled extensions of DeepSpeed depend on the torch of this environment
 export TORCH_EXTENSIONS_DIR ?= $(abspath $(VENV))/torch_extensions
 
-.PHONY: help setup quickstart test test-all check lint benchmark clean
+.PHONY: help setup quickstart test test-slow check lint benchmark clean
 
 help:
 	@echo "make quickstart   set up, run a small sweep of the full method on real data, print its table"
-	@echo "make test         set up, run the tests (minutes);  make test-all: the slow ones too"
+	@echo "make test         set up, run the tests (minutes);  make test-slow: the slow ones"
 	@echo "make check        lint, types and tests;            make benchmark: where the time of a step goes"
 
 setup: $(VENV)/.complete
@@ -32,8 +32,8 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: setup
-	$(BIN)/python -m pytest
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from genxai.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from genxai.data.captions import captions_in_use as captions_in_use
@@ -29,9 +30,4 @@ _HOME = {
 
 __all__ = ["SPLITS", *_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    # torch is imported by the first name that needs it, so that a sweep can ask for a fingerprint without it
-    if name in _HOME:
-        return getattr(importlib.import_module(f"genxai.data.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _HOME)

@@ -5,8 +5,9 @@ Names are imported on first use, so that `--help` and the sweep do not load torc
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from genxai.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from genxai.explain.cam import grad_cam, grad_cam_plus, grad_cam_plus_plus
@@ -32,8 +33,4 @@ __all__ = [
     "resize_map",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOME)

@@ -5,8 +5,9 @@ Names are imported on first use, so that `--help` and the sweep do not load torc
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from genxai.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from genxai.metrics.classification import Predictions, classification_metrics, counterfactual_flip_rate, label_nmi
@@ -39,11 +40,4 @@ __all__ = [
     "ssim",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "METRICS":  # complete only once the modules that register metrics are there
-        for module in ("classification", "structure"):
-            importlib.import_module(f"{__name__}.{module}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOME)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from genxai.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from genxai.models.fusion import FusionClassifier, Prediction
@@ -21,9 +22,4 @@ _HOMES = {
 
 __all__ = ["Critic", "FusionClassifier", "Generator", "Prediction", "frozen_statistics", "update_ema"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that importing the package does not import torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from genxai.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from genxai.training.objectives import gradient_penalty as gradient_penalty
@@ -13,8 +14,4 @@ if TYPE_CHECKING:
 _HOME = {"gradient_penalty": "objectives", "Outcome": "run", "train": "run"}
 __all__ = ["Outcome", "gradient_penalty", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOME)
