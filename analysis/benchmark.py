@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from genxai.errors import EXIT_OK
+from genxai.errors import EXIT_OK, UsageError
 from launch.cli import make_parser, run_command, split_overrides
 
 DESCRIPTION = """
@@ -36,8 +37,10 @@ def _main(argv: Sequence[str] | None) -> int:
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed steps of each kind (default: 20)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(argv)
+    if options.repeats < 1:
+        raise UsageError(f"--repeats: expected at least 1, got {options.repeats}")
     source, overrides = split_overrides(options.words, "preset or YAML")
-    figures = measure(source or "tiny", overrides, max(options.repeats, 3))
+    figures = measure(source or "tiny", overrides, options.repeats)
     print(json.dumps(figures, indent=1) if options.json else _table(figures))
     return EXIT_OK
 
@@ -83,7 +86,7 @@ def _loop_figures(experiment: Any, plain: Any, repeats: int) -> Figures:
     times: dict[str, list[float]] = {name: [] for name in parts}
     for step in range(-2, repeats):  # two rounds to warm up; alternating, so that load falls on all alike
         for name, part in parts.items():
-            elapsed = _time(lambda part=part, step=step: part(max(step, 0)), experiment)  # type: ignore[misc]
+            elapsed = _time(functools.partial(part, max(step, 0)), experiment)
             if step >= 0:
                 times[name].append(elapsed)
     figures = {name: _spread(values, "ms") for name, values in times.items()}

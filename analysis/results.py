@@ -6,7 +6,6 @@ Only finished runs have metrics here, so an unfinished one cannot enter a mean; 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from analysis.verdicts import Sample, plain
 from genxai.config import WITHOUT_EFFECT, Config
 from genxai.errors import GenxaiError
 from genxai.runs import Run, State, canonical_json, find_runs
+from launch.records import closed_folders, read_failures, read_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,38 +226,29 @@ def load_runs(root: Path) -> Results:
     """Every run under RUNS; none if the folder is missing.
 
     A run directory that cannot be read is left out and named in `problems`. Raises GenxaiError if RUNS itself
-    cannot be read.
+    cannot be read, or all that is there is closed.
     """
     import pandas as pd
 
-    problems = _unreadable_folders(root)
+    problems = [f"{path}: Permission denied" for path in closed_folders(root)]
+    found = find_runs(root)
+    if problems and not found:
+        raise GenxaiError(f"cannot read the runs in {root}: {problems[0]}")
     records = []
-    for run in find_runs(root):
+    for run in found:
         try:
             records.append(_record(run))
-        except GenxaiError as error:
+        except (GenxaiError, OSError) as error:
             problems.append(" ".join(str(error).split()))
     sweeps = read_sweeps(root, problems)
     return Results(pd.DataFrame(records, dtype=object), sweeps, tuple(problems))
-
-
-def _unreadable_folders(root: Path) -> list[str]:
-    try:
-        folders = [entry for entry in os.scandir(root) if entry.is_dir()]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise GenxaiError(
-            f"cannot read the runs in {root}: {error.strerror}; choose another folder with --runs"
-        ) from None
-    return [f"{entry.path}: no permission to read" for entry in folders if not os.access(entry.path, os.R_OK | os.X_OK)]
 
 
 def _record(run: Run) -> dict[str, Any]:
     """One row: where, what state, the flat configuration under dotted names, the metrics under split/name."""
     config, state = run.config(), run.state
     origin = config.origin
-    record = {
+    record: dict[str, Any] = {
         "path": str(run.path),
         "folder": run.sweep,
         "signature": run.signature,
@@ -269,21 +260,21 @@ def _record(run: Run) -> dict[str, Any]:
         "point": origin.point if origin else None,
         "config": config,
     }
-    record |= flatten(config.model_dump(mode="json", exclude={"origin"}))
+    options = flatten(config.model_dump(mode="json", exclude={"origin"}))
+    if origin and not set(origin.point) <= set(options):
+        raise GenxaiError(f"{run.config_file}: origin.point names options that there are not")
+    record |= options
     if state is State.DONE:
-        result = run.result()
-        metrics = result.get("metrics")
-        if not isinstance(metrics, dict):
-            raise GenxaiError(f"{run.result_file}: has no 'metrics'; remove it to have it computed again")
-        record |= metrics
-        record["seconds"] = result.get("seconds")
+        result = read_result(run)
+        record |= {name: value for name, value in result.metrics.items() if "/" in name}  # never another column's name
+        record["seconds"] = result.seconds
     return record
 
 
 def _failure(run: Run) -> str:
     """The last failure in a few words."""
-    failures = run.failures()
-    return " ".join(str(failures[-1].get("exception", "failed")).split())[:120] if failures else "failed"
+    failures = read_failures(run)
+    return " ".join((failures[-1].exception or "failed").split())[:120] if failures else "failed"
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from genxai.configfile import validate
+from genxai.config import Config
+from genxai.configfile import dotted_keys, validate
 from genxai.errors import GenxaiError
 from launch.sweepdir import SweepDir
 from launch.sweepfile import DEFAULT_OBJECTIVES, Objective, SweepFile
@@ -64,9 +65,12 @@ class Sweep:
         if not self.point:
             return None
         here = [c for c in configurations if self.name in c.folders]
+        runs = {name for name in self._selected("runs", list) if isinstance(name, str)}
         # the runs are the safer name: a folder may keep runs of an earlier definition at the same point
-        by_run = [c for c in here if set(self._selected("runs", list)) & set(c.frame["signature"])]
-        fitting = by_run or [c for c in here if c.meets(self.point)]
+        by_run = [c for c in here if runs & set(c.frame["signature"])]
+        fitting = by_run or [
+            c for c in here if all(key in c.frame and c[key] == value for key, value in self.point.items())
+        ]
         return max(fitting, key=lambda c: len(c.done), default=None)
 
     def _selected(self, name: str, kind: type[T]) -> T:
@@ -91,10 +95,14 @@ def _definition(folder: SweepDir, problems: list[str]) -> SweepFile | None:
     if not tree:
         return None
     try:
-        return validate(SweepFile, tree, str(folder.definition))
+        definition = validate(SweepFile, tree, str(folder.definition))
     except GenxaiError as error:
         problems.append(" ".join(str(error).split()))
         return None
+    unknown = [key for key in definition.space if key not in dotted_keys(Config)]
+    if unknown:
+        problems.append(f"{folder.definition}: space: unknown key {unknown[0]!r}")
+    return None if unknown else definition
 
 
 def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problems.append(f"{path}: cannot be read: {' '.join(str(error).split())}")
         return {}
     if not isinstance(tree, dict):

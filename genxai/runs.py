@@ -28,6 +28,8 @@ from genxai.configfile import dump_config, shortened, validate
 from genxai.errors import GenxaiError
 
 #: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
+#: bytes; ours have two thousand, and libyaml overruns the stack on ones that are nested endlessly
+LARGEST_CONFIG = 16_384
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -157,6 +159,8 @@ class Run:
     def config(self) -> Config:
         """The resolved configuration of the run."""
         try:
+            if self.config_file.stat().st_size > LARGEST_CONFIG:
+                raise ValueError(f"larger than {LARGEST_CONFIG} bytes")
             tree = yaml.load(self.config_file.read_text(), Loader=SAFE_LOADER)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GenxaiError(f"{self.config_file}: cannot be read: {shortened(str(error))}") from None

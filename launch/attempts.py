@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from genxai.runs import Run, State, append_jsonl, make_folder, read_json, read_jsonl
+from genxai.runs import Run, State, append_jsonl, make_folder
+from launch.records import Evaluation, Excuse, Start, read_failures, read_lines, read_result, read_starts
 from launch.submissions import History
 from launch.sweepdir import SweepDir
 
@@ -27,6 +28,7 @@ class Status(enum.StrEnum):
     RETRY = "retry"  # has failed, may be tried again
     FAILED = "failed"  # has failed too often
     DONE = "done"
+    UNREADABLE = "unreadable"  # its files are damaged or closed; said by status only, a sweep ends with the message
 
 
 #: statuses in which a run waits to be submitted
@@ -64,7 +66,10 @@ class Live:
 
 
 def report(run: Run, live: Live | None, retries: int, history: History, forgiven: Tried | None = None) -> Report:
-    """The report of one run. `live` must have been asked BEFORE: then a job that ends meanwhile is seen as done."""
+    """The report of one run. `live` must have been asked BEFORE: then a job that ends meanwhile is seen as done.
+
+    Raises GenxaiError that names the file if one is damaged.
+    """
     state = run.state
     if state is State.DONE:
         return finished(run)
@@ -74,7 +79,7 @@ def report(run: Run, live: Live | None, retries: int, history: History, forgiven
         return Report(Status.MISSING)
     seconds = seconds_so_far(run)
     if live is not None:
-        return Report(live.status, live.reason, seconds, progress=read_json(run.progress_file))
+        return Report(live.status, live.reason, seconds, progress=run.progress())
     reason = given_up(run, retries, history, forgiven or Tried())
     if reason:
         return Report(Status.FAILED, reason, seconds)
@@ -85,34 +90,34 @@ def report(run: Run, live: Live | None, retries: int, history: History, forgiven
 
 def finished(run: Run) -> Report:
     """The report of a run that has its result.json."""
-    result = run.result()
+    result = read_result(run)
     return Report(
         Status.DONE,
-        seconds=float(result.get("seconds") or 0.0),
-        restarts=int(result.get("restarts") or 0),
-        steps_redone=int(result.get("steps_redone") or 0),
-        metrics=result.get("metrics") or {},
+        seconds=result.seconds or 0.0,
+        restarts=result.restarts or 0,
+        steps_redone=result.steps_redone or 0,
+        metrics=result.metrics,
     )
 
 
 def seconds_so_far(run: Run) -> float:
     """Seconds of training a run without a result has recorded at its last evaluation."""
-    records = read_jsonl(run.metrics_file)
-    return float(records[-1].get("seconds") or 0.0) if records else 0.0
+    records = read_lines(run.metrics_file, Evaluation)
+    return records[-1].seconds or 0.0 if records else 0.0
 
 
 def tried(run: Run, history: History) -> Tried:
     """How often the run has been tried so far."""
-    return Tried(len(run.failures()), len(read_jsonl(run.provenance_file)), len(history.starts))
+    return Tried(len(read_failures(run)), len(read_starts(run)), len(history.starts))
 
 
 def given_up(run: Run, retries: int, history: History, forgiven: Tried) -> str:
     """Why the run is not tried again; empty if it is."""
-    failures = run.failures()[forgiven.failures :]
+    failures = read_failures(run)[forgiven.failures :]
     if len(failures) > retries:
         return exception_line(run) + (f" ({len(failures)} times)" if len(failures) > 1 else "")
-    starts = read_jsonl(run.provenance_file)
-    excuses = Counter((end["outcome"], end["starts"]) for end in read_jsonl(excuses_file(run)))
+    starts = read_starts(run)
+    excuses = Counter((end.outcome, end.starts) for end in read_lines(excuses_file(run), Excuse))
     stopped = {number for outcome, number in excuses if outcome == "stopped"}
     steps = _unexplained(starts, stopped, forgiven.starts)[-(retries + 2) :]
     if len(steps) == retries + 2 and len(set(steps)) == 1:
@@ -124,17 +129,17 @@ def given_up(run: Run, retries: int, history: History, forgiven: Tried) -> str:
     return ""
 
 
-def _unexplained(starts: Sequence[Mapping[str, Any]], stopped: Collection[int], after: int) -> list[int]:
+def _unexplained(starts: Sequence[Start], stopped: Collection[int], after: int) -> list[int]:
     """Steps of the starts (counted from 1) later than `after`, without those that ended in a stop or a requeue.
 
     The next start by the same Slurm job tells of a requeue: preemption, time limit, a lost node.
     """
     steps = []
     for number, start in enumerate(starts, 1):
-        job, following = start.get("slurm_job"), starts[number] if number < len(starts) else {}
-        requeued = job is not None and job == following.get("slurm_job")
+        following = starts[number].slurm_job if number < len(starts) else None
+        requeued = start.slurm_job is not None and start.slurm_job == following
         if number > after and not requeued and number not in stopped:
-            steps.append(start.get("resumed_from_step") or 0)
+            steps.append(start.resumed_from_step or 0)
     return steps
 
 
@@ -146,7 +151,7 @@ def excuses_file(run: Run) -> Path:
 def excuse(run: Run, outcome: str) -> None:
     """Note that the job at hand was `stopped`, or found the run `busy`: neither counts against the run."""
     make_folder(excuses_file(run).parent)
-    append_jsonl(excuses_file(run), {"outcome": outcome, "starts": len(read_jsonl(run.provenance_file))})
+    append_jsonl(excuses_file(run), {"outcome": outcome, "starts": len(read_starts(run))})
 
 
 def _said(history: History) -> str:
@@ -160,13 +165,13 @@ def _said(history: History) -> str:
 
 def exception_line(run: Run) -> str:
     """The latest failure on one line: exception, message, step."""
-    failures = run.failures()
+    failures = read_failures(run)
     if not failures:
         return ""
     latest = failures[-1]
-    words = [str(latest[key]).strip() for key in ("exception", "message") if latest.get(key)]
+    words = [word.strip() for word in (latest.exception, latest.message) if word]
     line = ": ".join(word.splitlines()[0] for word in words if word) or "failed without a message"
-    return f"{line} at step {latest['step']}" if latest.get("step") else line
+    return f"{line} at step {latest.step}" if latest.step else line
 
 
 def last_lines(file: Path, count: int = 5, window_bytes: int = 8192) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ class Interrupted(KeyboardInterrupt):
 
 def run_command(main: Callable[[], int]) -> int:
     """The exit code of a command; turns every error meant for a person into one message on stderr."""
-    _hide_scripts()
+    _open_closed_streams()
     try:
+        _hide_scripts()
         code = main()
         sys.stdout.flush()  # here, so that a closed pipe is met inside the try
         return code
@@ -51,13 +53,11 @@ def run_command(main: Callable[[], int]) -> int:
         _discard_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.errno in _LOCK_ERRORS:
-            _say(f"error: {_locked_folder(error)}: {_NO_LOCKS}")
-            return EXIT_FAILED
-        if error.errno not in DISK_ERRORS:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {where}{error.strerror}; nothing that was already written is harmed")
+        if error.errno is None:
+            raise  # not the system's word: a bug
+        _say(f"error: {_os_error(error)}")
+        if error.errno in DISK_ERRORS and not error.filename:
+            _discard_stdout()  # it may be what is full
         return EXIT_FAILED
 
 
@@ -67,9 +67,32 @@ _NO_LOCKS = (
 )
 
 
+def _os_error(error: OSError) -> str:
+    """What the system said about which file, and what that means where it is not plain."""
+    if error.errno in _LOCK_ERRORS:
+        return f"{_locked_folder(error)}: {_NO_LOCKS}"
+    if error.errno == errno.ENOENT and not error.filename:  # os.getcwd names no file
+        return "the current directory has been removed; change to another one"
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    harmless = "; nothing that was already written is harmed" if error.errno in DISK_ERRORS else ""
+    return f"{where}{error.strerror}{harmless}"
+
+
 def _locked_folder(error: OSError) -> str:
     """The folder of the lock file; flock itself names no file, its caller may have added it."""
     return str(Path(error.filename).parent) if error.filename else "the folder of runs"
+
+
+def _open_closed_streams() -> None:
+    """Point streams that the caller has closed (`>&-`) at /dev/null.
+
+    Python has None for them, and the next file that is opened, a checkpoint perhaps, would get their number.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
 
 def _hide_scripts() -> None:
@@ -120,13 +143,17 @@ def runs_folder(given: Path | None) -> Path:
     return (given or Path(os.environ.get("GENXAI_RUNS") or "runs")).expanduser().absolute()
 
 
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+
+
 def split_overrides(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
     """The one positional name (None if absent) and the `key=value` words, in any order.
 
-    Raises UsageError if there are two names; `what` says in the message what a name would be.
+    A file whose name has an = in it is a name. Raises UsageError if there are two names; `what` says in the message
+    what a name would be.
     """
-    overrides = [word for word in words if "=" in word]
-    names = [word for word in words if "=" not in word]
+    overrides = [word for word in words if _OVERRIDE.match(word) and not os.path.exists(word)]
+    names = [word for word in words if word not in overrides]
     if len(names) > 1:
         raise UsageError(f"expected one {what}, got {' and '.join(map(repr, names))}; overrides are key=value")
     return (names[0] if names else None), overrides

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genxai.errors import EXIT_OK, UsageError
-from genxai.runs import Run
+from genxai.runs import Run, finite
 from launch.cli import make_parser, run_command
 
 DESCRIPTION = """
@@ -46,7 +46,7 @@ def _main(argv: Sequence[str] | None) -> int:
         raise UsageError(f"--split {wrong[0]}: allowed are {', '.join(allowed)}")
     metrics = evaluate_checkpoint(run, tuple(options.split or allowed))
     if options.json:
-        print(json.dumps(metrics, indent=1))
+        print(json.dumps(finite(metrics), indent=1))
     else:
         print("\n".join(f"{name:38s} {value:.4f}" for name, value in metrics.items()))
     return EXIT_OK

@@ -167,8 +167,8 @@ def write_selection(folder: SweepDir, sweep: Sweep, outcomes: Sequence[Outcome])
     try:
         if folder.selected.read_text() == text:
             return
-    except OSError:
-        pass  # not there yet
+    except (OSError, UnicodeDecodeError):
+        pass  # not there yet, or damaged
     write_atomic(folder.selected, text)
 
 

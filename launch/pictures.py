@@ -27,9 +27,9 @@ def _candidates(folder: SweepDir) -> list[Run]:
     latest_first = sorted(done, key=lambda run: run.result_file.stat().st_mtime, reverse=True)
     try:
         selected = yaml.safe_load(folder.selected.read_text())["selected"]["runs"][0]
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError, ValueError, RecursionError):
         return latest_first  # nothing is selected (yet)
-    return [folder.run(str(selected)), *latest_first]
+    return [run for run in done if run.signature == str(selected)] + latest_first
 
 
 def _short(path: Path) -> str:

@@ -134,15 +134,15 @@ def _read_memory(file: Path) -> Memory | None:
     """Seed and origin of a config.yaml without parsing the rest: a sweep may have ten thousand of them."""
     try:
         text = file.read_text()
-    except OSError:
-        return None  # removed between the listing and now
+    except (OSError, UnicodeDecodeError):
+        return None  # removed between the listing and now, or no text; its run will say so
     start, seed = _ORIGIN.search(text), _SEED.search(text)
     if start is None or seed is None:
         return None
     try:
         origin: Any = yaml.safe_load(text[start.start() :])["origin"]
         return Memory(int(origin["trial"]), str(origin["stage"]), dict(origin["point"]), int(seed[1]))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

@@ -129,7 +129,7 @@ def read_digest(folder: SweepDir) -> str:
     """Digest of the study in the journal; empty if there is no journal."""
     try:
         return folder.journal_digest.read_text().strip() if folder.journal.exists() else ""
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""
 
 

@@ -48,7 +48,7 @@ def queue(timeout_seconds: float = 60.0) -> list[QueuedJob]:
     try:
         text = ask(["squeue", "--me", "--noheader", "--array", "--format=%i|%K|%T|%r|%j"], timeout_seconds)
     except GenxaiError as error:
-        raise SlurmSilent(str(error)) from None
+        raise SlurmSilent(f"squeue does not reach a Slurm controller ({error})") from None
     jobs = [_parse(line) for line in text.splitlines() if line.count("|") >= 4]
     return [job for job in jobs if job.state not in ENDED]
 
@@ -83,5 +83,11 @@ def ask(command: Sequence[str], timeout_seconds: float = 60.0) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise GenxaiError(f"{command[0]}: {error}") from None
     if answer.returncode:
-        raise GenxaiError(f"{command[0]}: {answer.stderr.strip() or f'exit code {answer.returncode}'}")
+        raise GenxaiError(f"{command[0]}: {_complaint(answer.stderr) or f'exit code {answer.returncode}'}")
     return answer.stdout
+
+
+def _complaint(stderr: str) -> str:
+    """The last line, where Slurm's commands say what they died of, without their name before it."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return re.sub(r"^\w+: ((error|fatal): )?", "", lines[-1]) if lines else ""

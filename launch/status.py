@@ -6,16 +6,17 @@ Reads run directories, submission records and this machine's processes; on Slurm
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from genxai.errors import EXIT_OK, GenxaiError, UsageError
-from launch.cli import make_parser, run_command, runs_folder
+from launch.cli import add_runs_option, make_parser, run_command, runs_folder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from launch.attempts import Live, Report
     from launch.submissions import Submission
     from launch.sweepdir import SweepDir
+    from launch.sweepfile import SweepFile
 
 DESCRIPTION = """
 Show the state of all sweeps and runs under RUNS, from their files alone; changes nothing.
 
 A run is done, running, queued, stopped (will be continued), failed, or missing. Hours are device-hours of training,
-restarts included. Exit code: 0, or 2 if there is no such folder.
+restarts included. What cannot be read is named and counted as unreadable, and the others are shown.
+Exit code: 0, 1 if nothing may be read, 2 if there is no such folder.
 """
 
 EXAMPLES = """
@@ -57,9 +60,10 @@ class Sight:
     waiting: dict[str, int]  # Slurm's reason -> queued runs
     failures: tuple[dict[str, Any], ...]
     pictures: tuple[str, ...]
+    problems: tuple[str, ...]  # files that could not be read
 
     def as_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "failures": list(self.failures), "pictures": list(self.pictures)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self.__dict__.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,24 +73,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     parser = make_parser("status.py", DESCRIPTION, EXAMPLES)
-    parser.add_argument("runs", nargs="?", type=Path, default=None, help="folder (default: $GENXAI_RUNS or ./runs)")
+    parser.add_argument("folder", nargs="?", type=Path, default=None, metavar="RUNS", help="the same as --runs RUNS")
+    add_runs_option(parser)
     parser.add_argument("--watch", action="store_true", help="look again until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--pictures", action="store_true", help="end with the newest pictures of each sweep")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.pictures and (arguments.watch or arguments.json):
         raise UsageError("--pictures goes with neither --watch nor --json (which has them anyway)")
-    root = runs_folder(arguments.runs)
+    if arguments.folder and arguments.runs:
+        raise UsageError(f"expected one folder, got {arguments.folder} and --runs {arguments.runs}")
+    root = runs_folder(arguments.folder or arguments.runs)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; give the RUNS folder of your sweeps")
-    if arguments.json:
-        print(json.dumps({"runs": str(root), "sweeps": [sight.as_json() for sight in look(root)]}, indent=1))
-    elif arguments.watch:
+    if arguments.watch:
         _watch(root)
+    sights = look(root, told=set())
+    if arguments.json:
+        print(json.dumps({"runs": str(root), "sweeps": [sight.as_json() for sight in sights]}, indent=1))
     else:
         from rich.console import Console
 
-        sights = look(root)
         Console().print(table(root, sights))
         if arguments.pictures:
             _print_pictures(root, sights)
@@ -102,21 +109,35 @@ def _print_pictures(root: Path, sights: Sequence[Sight]) -> None:
     print("\n".join(lines) or "no pictures yet: no run is done, or run.pictures is off")
 
 
-def _watch(root: Path) -> None:
+def _watch(root: Path) -> NoReturn:
     from rich.live import Live
 
-    with Live(table(root, look(root)), auto_refresh=False) as live:
+    told: set[str] = set()
+    with Live(table(root, look(root, told)), auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_SECONDS)
-            live.update(table(root, look(root)), refresh=True)
+            live.update(table(root, look(root, told)), refresh=True)
 
 
-def look(root: Path) -> list[Sight]:
-    """Every sweep folder under RUNS, by name."""
+def look(root: Path, told: set[str]) -> list[Sight]:
+    """Every sweep folder under RUNS, by name; warns of what cannot be read unless that is in `told`.
+
+    Raises GenxaiError if nothing may be read.
+    """
+    from launch.records import closed_folders
     from launch.sweepdir import SweepDir
 
+    closed = closed_folders(root)
     folders = sorted({file.parent.parent for file in root.glob("*/*/config.yaml")} | _defined(root))
-    return [sight(SweepDir(folder)) for folder in folders]
+    if closed and not folders:
+        raise GenxaiError(f"cannot read the runs in {root}: {closed[0]}: Permission denied")
+    sights = [sight(SweepDir(folder)) for folder in folders]
+    problems = [f"{path}: Permission denied" for path in closed]
+    for problem in problems + [problem for s in sights for problem in s.problems]:
+        if problem not in told:
+            print(f"warning: {problem}", file=sys.stderr)
+            told.add(problem)
+    return sights
 
 
 def _defined(root: Path) -> set[Path]:
@@ -125,19 +146,24 @@ def _defined(root: Path) -> set[Path]:
 
 def sight(folder: SweepDir) -> Sight:
     """The state of one folder. Runs are taken as they lie there; wanted but unplanned ones count as missing."""
-    from launch.attempts import Status, report
+    from launch.attempts import Report, Status, report
     from launch.display import waiting_reasons
     from launch.pictures import newest_pictures
     from launch.submissions import History, histories, read_submissions
 
-    definition = _definition(folder)
-    retries = int(definition.get("retries", 0))
-    submissions = read_submissions(folder)
-    live, past = alive(folder, submissions), histories(folder, submissions)
+    problems: list[str] = []
+    definition = _definition(folder, problems)
+    submissions = read_submissions(folder, problems)
+    live, past = alive(folder, submissions, problems), histories(folder, submissions)
+    retries = definition.retries if definition else 0
     reports: dict[str, Report] = {}
     for file in sorted(folder.path.glob("*/config.yaml")):
-        run = folder.run(file.parent.name)
-        reports[run.signature] = report(run, live.get(run.signature), retries, past.get(run.signature, History()))
+        run, name = folder.run(file.parent.name), file.parent.name
+        try:
+            reports[name] = report(run, live.get(name), retries, past.get(name, History()))
+        except (GenxaiError, OSError) as error:
+            problems.append(str(error))
+            reports[name] = Report(Status.UNREADABLE, str(error))
     counts = Counter(str(r.status) for r in reports.values())
     total = _wanted(definition)
     if total is not None and total > len(reports):
@@ -155,11 +181,12 @@ def sight(folder: SweepDir) -> Sight:
         waiting=waiting_reasons(reports.values()),
         pictures=tuple(map(str, newest_pictures(folder))),
         failures=tuple(_failure(folder, name, r) for name, r in reports.items() if r.status is Status.FAILED),
+        problems=tuple(problems),
     )
 
 
-def alive(folder: SweepDir, submissions: Sequence[Submission]) -> dict[str, Live]:
-    """Who is alive, as far as this machine can tell; a cluster that does not answer is passed over."""
+def alive(folder: SweepDir, submissions: Sequence[Submission], problems: list[str]) -> dict[str, Live]:
+    """Who is alive, as far as this machine can tell; that a cluster does not answer is added to `problems`."""
     import shutil
 
     from launch.executors import LocalRuns, slurm_live
@@ -170,31 +197,31 @@ def alive(folder: SweepDir, submissions: Sequence[Submission]) -> dict[str, Live
         try:
             live |= slurm_live(submissions)
         except SlurmSilent as error:
-            print(f"warning: {error}; states of Slurm jobs are unknown", file=sys.stderr)
+            problems.append(f"{error}; states of Slurm jobs are unknown")
     return live
 
 
-def _definition(folder: SweepDir) -> dict[str, Any]:
-    import yaml
+def _definition(folder: SweepDir, problems: list[str]) -> SweepFile | None:
+    """The sweep as it was last started; None if no sweep has written the folder, or nobody can read what it wrote."""
+    from genxai.configfile import read_tree, validate
+    from launch.sweepfile import SweepFile
 
-    try:
-        tree = yaml.safe_load(folder.definition.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, yaml.YAMLError) as error:
-        raise GenxaiError(f"{folder.definition}: cannot be read: {error}") from None
-    return tree if isinstance(tree, dict) else {}
-
-
-def _wanted(definition: dict[str, Any]) -> int | None:
-    """Runs that the definition asks for; None if there is none."""
-    if not definition:
+    if not folder.definition.exists():
         return None
-    grids = [len(axis["grid"]) for axis in definition.get("space", {}).values() if axis.get("grid")]
-    points = 1 if grids else 0
-    for length in grids:
-        points *= length
-    return (points + int(definition["bayes"]["points"])) * len(definition["seeds"])
+    try:
+        tree, where = read_tree(folder.definition)
+        return validate(SweepFile, tree, where)
+    except GenxaiError as error:
+        problems.append(" ".join(str(error).split()))
+        return None
+
+
+def _wanted(definition: SweepFile | None) -> int | None:
+    """Runs that the definition asks for; None if there is none."""
+    if definition is None:
+        return None
+    grids = [len(axis.grid) for axis in definition.space.values() if axis.grid]
+    return ((math.prod(grids) if grids else 0) + definition.bayes.points) * len(definition.seeds)
 
 
 def _best(folder: SweepDir) -> str:
@@ -210,8 +237,8 @@ def _best(folder: SweepDir) -> str:
             for name, value in chosen["objectives"].items()
         )
         return f"trial {chosen['trial']} ({point_words(chosen['point'])}): {means} (n={len(chosen['runs'])})"
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return ""
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return ""  # nothing is selected (yet), or not in our words
 
 
 def _eta(counts: Counter[str], done_seconds: Sequence[float]) -> float | None:
@@ -240,7 +267,7 @@ def table(root: Path, sights: Sequence[Sight]) -> RenderableType:
 
     if not sights:
         return Text(f"{root}: no runs yet")
-    rare = ("queued", "stopped", "retry", "missing", "failed")  # a column only where there are any
+    rare = ("queued", "stopped", "retry", "missing", "failed", "unreadable")  # a column only where there are any
     names = ("done", "running", *(name for name in rare if any(s.counts[name] for s in sights)))
     out = Table(box=None, pad_edge=False)
     out.add_column("sweep")

@@ -6,6 +6,7 @@ noting the job ids finds its jobs again and does not submit them twice.
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 import uuid
@@ -14,7 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from genxai.runs import make_folder, read_json, write_json
+from pydantic import TypeAdapter, ValidationError
+
+from genxai.errors import GenxaiError
+from genxai.runs import make_folder, write_json
 from launch.sweepdir import SweepDir
 
 
@@ -87,16 +91,39 @@ def _write(folder: SweepDir, submission: Submission) -> None:
     write_json(folder.submissions / f"{submission.nonce}.json", asdict(submission))
 
 
-def read_submissions(folder: SweepDir) -> list[Submission]:
-    """Every submission of the sweep, oldest first."""
-    records = (read_json(file) for file in folder.submissions.glob("[!.]*.json"))
-    found = [_parse(record) for record in records if "nonce" in record]
+def read_submissions(folder: SweepDir, problems: list[str] | None = None) -> list[Submission]:
+    """Every submission of the sweep, oldest first.
+
+    A damaged record is added to `problems`. Without them it raises GenxaiError: who submits must know what is alive.
+    """
+    found = []
+    for file in folder.submissions.glob("[!.]*.json"):
+        try:
+            found.append(_read(file))
+        except FileNotFoundError:
+            continue  # withdrawn between the listing and now
+        except GenxaiError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
     return sorted(found, key=lambda s: (s.created, s.nonce))
 
 
-def _parse(record: dict[str, Any]) -> Submission:
-    lists = {key: tuple(record.get(key) or ()) for key in ("signatures", "starts", "jobs")}
-    return Submission(**{**{key: record[key] for key in Submission.__dataclass_fields__ if key in record}, **lists})
+@functools.cache
+def _adapter() -> TypeAdapter[Submission]:
+    return TypeAdapter(Submission)
+
+
+def _read(file: Path) -> Submission:
+    try:
+        found = _adapter().validate_json(file.read_bytes())
+    except (PermissionError, IsADirectoryError) as error:
+        raise GenxaiError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValidationError:
+        found = None
+    if found is None or len(found.starts) != len(found.signatures):
+        raise GenxaiError(f"{file} is no record of a submission; remove it once its jobs have ended")
+    return found
 
 
 @dataclass(frozen=True)

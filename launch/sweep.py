@@ -46,6 +46,9 @@ EXAMPLES = """
 #: seconds between two passes, at first and at most: a cluster's controller is shared by many
 POLL_SECONDS = {"local": (1.0, 1.0), "slurm": (2.0, 25.0)}
 
+#: for a person without a cluster
+_WITHOUT_SLURM = "use --cluster local, or start a Slurm of your own with slurm/local_cluster.py"
+
 #: seconds until Slurm is asked again when it has not answered
 SILENCE_SECONDS = 20.0
 
@@ -199,7 +202,7 @@ def _answered(ask: Callable[[], T], patient: bool, say: Callable[[str], None]) -
             return ask()
         except SlurmSilent as error:
             if not patient:
-                raise
+                raise GenxaiError(f"{error}; try again later, or {_WITHOUT_SLURM}") from None
             if str(error) != silence:
                 silence = str(error)
                 say(f"{error}; nothing is submitted until Slurm answers")

@@ -89,7 +89,7 @@ DEFAULT_OBJECTIVES = (Objective(metric="val/accuracy"), Objective(metric="val/ss
 class SweepFile(Section):
     """A complete sweep definition."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = Field(
         ..., description="folder under RUNS; the file's name if not given"
     )
     base: str = Field(..., description="preset name or YAML file of the common configuration")

@@ -12,7 +12,9 @@ from genxai.configfile import load_config
 from genxai.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, UsageError
 from genxai.runs import Run, run_signature
 from genxai.training.stopping import listening
+from launch.attempts import exception_line
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
+from launch.records import read_result
 
 DESCRIPTION = """
 Train one run. Its directory is RUNS/<name>/<signature>, where the signature covers everything that can change the
@@ -57,12 +59,13 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"{run.path} is being trained by another process; see launch/status.py", file=sys.stderr)
         return EXIT_FAILED
     if outcome is Outcome.FAILED:
-        print(f"failed: {run.failures()[-1]['message']}; details in {run.failed_file}", file=sys.stderr)
+        print(f"failed: {exception_line(run)}; details in {run.failed_file}", file=sys.stderr)
         return EXIT_FAILED
     if outcome is Outcome.STOPPED:
         print("stopped with everything saved; start the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
-    print(json.dumps(run.result(), indent=1) if options.json else summary(run))
+    told = summary(run)  # with --json as well: a damaged result is an error
+    print(json.dumps(run.result(), indent=1) if options.json else told)
     return EXIT_OK
 
 
@@ -90,18 +93,24 @@ COLUMNS = ("accuracy", "f1_macro", "worst_group_accuracy", "iou_half_max", "iou_
 
 def summary(run: Run) -> str:
     """The final metrics as a small table and where the pictures are, for reading."""
-    result = run.result()
-    metrics = result["metrics"]
-    times = f"{result['seconds']:.0f} s of training, {result['steps']} steps, {result['restarts']} restarts"
+    result = read_result(run)
+    metrics = result.metrics
+    times = f"{result.seconds or 0:.0f} s of training, {result.steps or 0} steps, {result.restarts or 0} restarts"
     lines = [f"done: {times}", f"{'':15s}" + "".join(f"{name.removesuffix('_accuracy'):>17s}" for name in COLUMNS)]
     for split in dict.fromkeys(name.partition("/")[0] for name in metrics):
         values = [metrics.get(f"{split}/{column}") for column in COLUMNS]
-        if any(value is not None for value in values):
-            lines.append(f"{split:15s}" + "".join(f"{'' if v is None else format(v, '.3f'):>17s}" for v in values))
-    lines += [f"{name}: {metrics[name]:.4f}" for name in ("test_counterfactual/flip_rate", "generator/bias_gap")]
+        if any(isinstance(value, float) for value in values):
+            lines.append(f"{split:15s}" + "".join(f"{_number(value, 3):>17s}" for value in values))
+    others = ("test_counterfactual/flip_rate", "generator/bias_gap")
+    lines += [f"{name}: {_number(metrics.get(name), 4) or 'no value'}" for name in others]
     lines.append(f"every metric: {run.result_file}")
     lines += [f"picture: {path}" for path in run.newest_pictures()]
     return "\n".join(lines)
+
+
+def _number(value: float | str | None, digits: int) -> str:
+    """Empty where a metric has no value."""
+    return f"{value:.{digits}f}" if isinstance(value, float) else ""
 
 
 if __name__ == "__main__":

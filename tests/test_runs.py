@@ -78,6 +78,13 @@ def test_a_configuration_changed_by_hand_is_refused(run):
         run.plan(load_config("tiny"))
 
 
+@pytest.mark.parametrize("content", [b"[" * 50_000, b"\xff\xfe\x00", b"a: [1", b"seed: 2026-99-99"])
+def test_a_configuration_that_cannot_be_read_is_one_message(run, content):
+    run.config_file.write_bytes(content)
+    with pytest.raises(runs.GenxaiError, match=r"config\.yaml: cannot be read"):
+        run.config()
+
+
 def test_a_damaged_progress_file_is_nothing(run):
     for content in (b"", b"{", b"[]", b"\xff"):
         run.progress_file.write_bytes(content)

@@ -77,6 +77,27 @@ def test_a_broken_run_is_a_warning(sweep: Any, tables: Any) -> None:
     assert f"warning: left out: {victim}" in err
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x00\xff",
+        b"[" * 5000,
+        b"2026-99-99",
+        b"rule: [1]\ntrials: 3\nselected: {point: {no.such: 1}, runs: [[1], {a: 2}]}\n",
+        b"selected: {point: {objective.lambda_gp: {foo: 1}}, runs: 3}\n",
+        b"name: lambda\nbase: tiny\nspace: {no.such: {grid: [1]}}\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["sweep.yaml", "selected.yaml"])
+def test_odd_files_of_a_sweep_do_not_keep_its_runs_from_the_tables(
+    sweep: Any, tables: Any, name: str, content: bytes
+) -> None:
+    (sweep.path / "lambda" / name).write_bytes(content)
+    for words in ((), ("--json",)):
+        code, out, _ = tables(*words)
+        assert code == 0 and "8 of 9 runs done" in out
+
+
 def test_json_is_one_object_with_every_number(sweep: Any, tables: Any) -> None:
     code, out, _ = tables("--json")
     content = json.loads(out)

@@ -101,6 +101,38 @@ def test_a_broken_run_directory_is_named_and_the_others_are_read(runs: Any) -> N
         assert any(run.signature in problem for problem in results.problems)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"\x00\xff", b"[1, 2]", b"null", b"{}", b'{"metrics": 3}', b'{"metrics": {"test/accuracy": [1]}}', b"[" * 900],
+)
+@pytest.mark.parametrize("name", ["result.json", "FAILED.json", "config.yaml"])
+def test_garbage_in_a_file_leaves_out_that_run_alone(runs: Any, name: str, content: bytes) -> None:
+    good = runs.add({}, {"test/accuracy": 0.5}, seed=0)
+    bad = runs.add({}, {}, seed=1, state="started")
+    (bad.path / name).write_bytes(content)
+    results = load_runs(runs.path)
+    if (name == "FAILED.json" and content.startswith(b"{")) or (name == "config.yaml" and content == b"{}"):
+        # nothing in them is needed
+        assert len(results) == 2
+        return
+    assert list(results.frame["signature"]) == [good.signature]
+    (problem,) = results.problems
+    assert str(bad.path / name) in problem and len(problem) < 600
+
+
+def test_a_metric_cannot_take_the_place_of_another_column(runs: Any) -> None:
+    run = runs.add({}, {"state": 1.0, "path": 2.0, "train.lr": 3.0, "test/accuracy": 0.5})
+    row = load_runs(runs.path).frame.iloc[0]
+    assert (row["state"], row["path"], row["test/accuracy"]) == (State.DONE, str(run.path), 0.5)
+    assert row["train.lr"] != 3.0
+
+
+def test_a_run_whose_point_names_no_option_is_left_out(runs: Any) -> None:
+    runs.add({}, {}, origin={"sweep": "s", "trial": 0, "stage": "grid", "point": {"no.such": 1}})
+    results = load_runs(runs.path)
+    assert len(results) == 0 and "origin.point" in results.problems[0]
+
+
 def test_a_missing_folder_has_no_runs(tmp_path: Path) -> None:
     results = load_runs(tmp_path / "nothing")
     assert (len(results), results.configurations(), results.folders()) == (0, [], [])

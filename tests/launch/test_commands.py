@@ -46,8 +46,64 @@ def test_errors_meant_for_a_person_are_one_message_and_an_exit_code(error, code,
 def test_other_errors_are_bugs_and_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run_command(lambda: 1 // 0)
-    with pytest.raises(FileNotFoundError):
-        cli.run_command(lambda: len(Path("/nowhere/at/all").read_text()))
+
+
+@pytest.mark.parametrize(
+    "number", ["ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "ESTALE", "EFBIG", "EMFILE"]
+)
+def test_whatever_the_system_says_of_a_file_is_one_message(number, capsys):
+    def main():
+        raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)), "/runs/x")
+
+    assert cli.run_command(main) == 1
+    assert capsys.readouterr().err == f"error: /runs/x: {os.strerror(getattr(errno, number))}\n"
+
+
+@pytest.mark.parametrize("command", ["launch/train.py tiny", "launch/status.py", "launch/sweep.py --dry-run"])
+def test_a_removed_current_directory_is_one_message(command, tmp_path):
+    script, *words = command.split()
+    code = "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_path(sys.argv[0], run_name='__main__')"
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; del sys.argv[0]; {code}", str(REPOSITORY / script), *words],
+        cwd=tmp_path / "gone",
+        env={name: value for name, value in os.environ.items() if name != "GENXAI_RUNS"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "current directory" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "1 2", "0 1 2"])
+def test_closed_streams_are_no_reason_to_fail_and_no_file_takes_their_number(closed, tmp_path):
+    script = (
+        "import os, sys; from launch.cli import run_command\n"
+        "def main():\n    print('x'); print('y', file=sys.stderr)\n    file = open(sys.argv[1], 'w')\n"
+        "    file.write(str(file.fileno()))\n    return 7\n"
+        "sys.exit(run_command(main))"
+    )
+    shut = " ".join(f"{number}>&-" for number in closed.split())
+    shell = ["sh", "-c", f'"$0" -c "$1" "$2" {shut}', sys.executable, script, str(tmp_path / "file")]
+    assert subprocess.run(shell, cwd=REPOSITORY, check=False).returncode == 7
+    assert int((tmp_path / "file").read_text()) > 2
+
+
+def test_a_full_stdout_is_one_message():
+    script = "import sys; from launch.cli import run_command; sys.exit(run_command(lambda: print('x' * 10**6) or 0))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"No space left" in done.stderr
+
+
+def test_a_word_is_an_override_only_if_it_has_a_key_and_no_file_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1e-3").mkdir()
+    Path("my conf=1.yaml").touch()
+    assert cli.split_overrides(["lr=1e-3", "a.b_c=1=2"], "file") == ("lr=1e-3", ["a.b_c=1=2"])
+    assert cli.split_overrides(["my conf=1.yaml"], "file") == ("my conf=1.yaml", [])
+    assert cli.split_overrides(["lr=1e-4", f"x={'y' * 5000}"], "file") == (None, ["lr=1e-4", f"x={'y' * 5000}"])
+    with pytest.raises(UsageError, match="overrides are key=value"):
+        cli.split_overrides(["tiny", "=3"], "file")
 
 
 def test_a_closed_pipe_is_quiet():
@@ -208,6 +264,12 @@ def test_pictures_are_those_of_the_selected_points_first_seed_else_of_the_latest
 def test_status_of_nothing_and_of_no_folder(tmp_path, capsys):
     assert status.main([str(tmp_path)]) == 0 and "no runs yet" in capsys.readouterr().out
     assert status.main([str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
+
+
+def test_status_takes_its_folder_with_or_without_the_option(tmp_path, capsys):
+    for words in ([str(tmp_path)], ["--runs", str(tmp_path)]):
+        assert status.main(words) == 0 and str(tmp_path) in capsys.readouterr().out.replace("\n", "")
+    assert status.main([str(tmp_path), "--runs", str(tmp_path)]) == 2
 
 
 def test_status_changes_nothing(make_planner, finish, tmp_path):

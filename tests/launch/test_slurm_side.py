@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from genxai.errors import UsageError
-from launch import slurm
+from launch import slurm, sweep
 from launch.attempts import Live, Status
 from launch.executors import SlurmRuns
 from launch.profiles import Profile, load_profile, profile_names, slurm_parameters
@@ -45,6 +45,16 @@ def test_a_wrong_profile_is_one_message(tmp_path, text, words):
     with pytest.raises(UsageError) as caught:
         load_profile(str(tmp_path / "p.yaml"))
     assert all(word in str(caught.value) for word in ["p.yaml", *words])
+
+
+def test_a_machine_of_no_cluster_is_one_message_that_names_the_ways_out(fake_slurm, sweep_file, tmp_path, capsys):
+    fake_slurm.refuse(
+        "squeue", "squeue: error: no such host\nsqueue: fatal: Could not establish a configuration source"
+    )
+    assert sweep.main([str(sweep_file), "--cluster", "slurm", "--dry-run", "--runs", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "does not reach a Slurm controller (squeue: Could not establish" in said
+    assert "--cluster local" in said and "slurm/local_cluster.py" in said
 
 
 def test_an_unknown_profile_names_the_nearest():

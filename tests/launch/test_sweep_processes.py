@@ -28,7 +28,7 @@ def test_a_sweep_completes_and_starting_it_again_computes_nothing(fake_sweep):
     assert done.returncode == 0, done.stderr
     assert "2 grid points + 1 Bayesian points" in done.stdout and "6/6 runs done" in done.stdout
     assert len(fake_sweep.finished()) == len(set(fake_sweep.finished())) == 6
-    assert fake_sweep.most_alive() == 2
+    assert fake_sweep.most_alive() <= 2
     selected = yaml.safe_load((fake_sweep.runs / "s" / "selected.yaml").read_text())
     assert selected["selected"] in selected["front"] and selected["trials"]["complete"] == 3
     accuracy = selected["selected"]["objectives"]["val/accuracy"]

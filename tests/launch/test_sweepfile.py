@@ -55,6 +55,7 @@ def test_the_dumped_definition_is_the_same_sweep(sweep_file, tmp_path):
         (["bayes.sampler=cma"], ["'tpe', 'gp'"]),
         (["train.epoch=3"], ["command line", "train.epoch", "train.epochs"]),
         (["retrys=3"], ["retrys"]),
+        (["name=" + "n" * 300], ["command line", "name", "at most 200 characters"]),
         (["base=tinny"], ["tinny"]),
     ],
 )
