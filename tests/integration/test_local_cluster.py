@@ -290,13 +290,14 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
 
 
 def test_a_folder_with_other_things_in_it_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(LocalCluster, "missing_packages", lambda self: [])
-    (tmp_path / "thesis.tex").touch()
-    assert main(["start", str(tmp_path)]) == 2
+    cluster_folder.mkdir(exist_ok=True)
+    (cluster_folder / "thesis.tex").touch()
+    assert main(["start", str(cluster_folder)]) == 2
     assert "not empty" in capsys.readouterr().err
-    assert os.listdir(tmp_path) == ["thesis.tex"]
+    assert os.listdir(cluster_folder) == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("folder", ["/tmp/with space", "/tmp/a,b", "/tmp/" + "x" * 60])

@@ -116,7 +116,9 @@ def test_starting_a_finished_run_again_computes_nothing(tmp_path, small):
 def test_a_second_process_leaves_a_running_run_alone(tmp_path, small):
     first, run = start(tmp_path, small)
     wait_for_step(run, 1, first)
+    first.send_signal(signal.SIGSTOP)  # so that it does not end while the second one tries
     second = subprocess.run(command(tmp_path, small), capture_output=True, text=True, check=False)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 1 and "another process" in second.stderr
     assert first.wait() == EXIT_OK
     assert len(read_jsonl(run.provenance_file)) == 1
