@@ -70,7 +70,8 @@ def make_tables(options: argparse.Namespace) -> int:
         content = {"runs": str(root), "documents": [as_json(document) for document in documents], "selected": sweeps}
         print(json.dumps(finite(content), indent=1, ensure_ascii=False, default=str))
         return 0
-    print_documents(documents)
+    # the sweep's own table last: it is what a person has just waited for
+    print_documents(sorted(documents, key=lambda document: document.name.startswith("sweep_")))
     print(f"wrote {len(files)} files to {options.out}", file=sys.stderr)
     return 0
 

@@ -16,10 +16,10 @@ def newest_pictures(folder: SweepDir) -> list[Path]:
     return next((pictures for run in _candidates(folder) if (pictures := run.newest_pictures())), [])
 
 
-def picture_line(folder: SweepDir) -> str:
-    """The pictures on one line, relative to the current folder where they lie under it; empty if there are none."""
+def picture_lines(folder: SweepDir) -> str:
+    """The pictures, one a line, relative to the current folder where they lie under it; empty if there are none."""
     pictures = newest_pictures(folder)
-    return f"pictures of {folder.name}: {' '.join(map(_short, pictures))}" if pictures else ""
+    return "\n  ".join([f"pictures of {folder.name}:", *map(_short, pictures)]) if pictures else ""
 
 
 def _candidates(folder: SweepDir) -> list[Run]:

@@ -42,6 +42,7 @@ EXAMPLES = """
 """
 
 #: seconds between two looks of --watch
+PIPE_WIDTH = 200
 WATCH_SECONDS = 2.0
 
 
@@ -94,18 +95,19 @@ def _main(argv: list[str]) -> int:
     else:
         from rich.console import Console
 
-        Console().print(table(root, sights))
+        # into a pipe: wide, so that no number is cut in two
+        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table(root, sights))
         if arguments.pictures:
             _print_pictures(root, sights)
     return EXIT_OK
 
 
 def _print_pictures(root: Path, sights: Sequence[Sight]) -> None:
-    """One line per sweep, unwrapped so that the paths can be copied."""
-    from launch.pictures import picture_line
+    """One line per picture, unwrapped so that the paths can be copied."""
+    from launch.pictures import picture_lines
     from launch.sweepdir import SweepDir
 
-    lines = [line for s in sights if (line := picture_line(SweepDir(root / s.name)))]
+    lines = [line for s in sights if (line := picture_lines(SweepDir(root / s.name)))]
     print("\n".join(lines) or "no pictures yet: no run is done, or run.pictures is off")
 
 

@@ -264,7 +264,7 @@ def _conclude(
 ) -> int:
     """Last words and the exit code of a sweep that has not been interrupted."""
     from launch.display import best_line, failure_lines, totals_line
-    from launch.pictures import picture_line
+    from launch.pictures import picture_lines
 
     _finish(arguments, planner, executor, survey)
     failures = failure_lines(survey)
@@ -274,7 +274,7 @@ def _conclude(
     if best := best_line(planner.sweep, survey):
         say(best.replace("best so far", "selected" if survey.complete else "best so far"))
         say(f"written to {planner.folder.selected}")
-    if pictures := picture_line(planner.folder):
+    if pictures := picture_lines(planner.folder):
         say(pictures)
     if not survey.complete:
         say("not complete; start the same command again to go on")

@@ -18,7 +18,8 @@ from launch.records import read_result
 
 DESCRIPTION = """
 Train one run. Its directory is RUNS/<name>/<signature>, where the signature covers everything that can change the
-result: the same configuration is never computed twice, and a run that was killed or stopped goes on, bit for bit.
+result: under one name the same configuration is never computed twice, and a run that was killed goes on, bit for bit.
+The progress line shows L_D and L_G (Eqs. 1 and 2, before their penalties), R_bias, cross-entropy and R(M) of Eq. 11.
 
 exit codes: 0 done, 1 failed (FAILED.json says why), 2 wrong usage, 75 stopped on request with everything saved.
 """

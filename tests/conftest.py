@@ -13,6 +13,7 @@ SMALL = (
     "data.balanced_val_size=20",
     "objective.n_critic=2",
     "train.epochs=2",
+    "train.threads=1",
     "train.explain_samples=16",
     "run.trackers=[]",
     "run.log_every=1",

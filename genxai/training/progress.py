@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 from genxai.errors import NonFiniteError
@@ -80,11 +81,12 @@ class Reporter:
 
     def _make_bar(self) -> Progress:
         return Progress(
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[losses]}"),
+            BarColumn(bar_width=16, table_column=Column(no_wrap=True, min_width=8)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+            TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+            # what a narrow terminal cuts off
+            TextColumn("{task.fields[losses]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=self._console,
         )
 

@@ -235,7 +235,8 @@ def test_pictures_are_those_of_the_selected_points_first_seed_else_of_the_latest
 ):
     def told() -> str:
         assert status.main(["runs", "--pictures"]) == 0
-        return capsys.readouterr().out.splitlines()[-1]
+        out = capsys.readouterr().out
+        return out[out.rindex("\n", 0, out.index("pictures ")) + 1 :].rstrip()
 
     monkeypatch.chdir(tmp_path)
     planner = make_planner("bayes.points=0")
@@ -253,7 +254,7 @@ def test_pictures_are_those_of_the_selected_points_first_seed_else_of_the_latest
 
     def line(run) -> str:
         folder = run.pictures.relative_to(tmp_path)
-        return f"pictures of s: {folder}/attribution-0020.png {folder}/samples-0020.png"
+        return f"pictures of s:\n  {folder}/attribution-0020.png\n  {folder}/samples-0020.png"
 
     assert told() == line(trials[1].runs[1].run)
     survey = Surveyor(planner).look({t.number: t for t in trials}, {}, ())
