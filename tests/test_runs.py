@@ -28,7 +28,7 @@ def test_the_signature_is_twelve_hex_digits_and_stable():
     int(run_signature(load_config("tiny"), "data"), 16)
 
 
-@pytest.mark.parametrize("override", ["seed=1", "objective.lambda_gp=3", "train.threads=2", "train.precision=bf16"])
+@pytest.mark.parametrize("override", ["seed=1", "objective.lambda_gp=3", "train.threads=3", "train.precision=bf16"])
 def test_what_can_change_the_result_changes_the_signature(override):
     assert run_signature(load_config("tiny", [override]), "d") != run_signature(load_config("tiny"), "d")
 
