@@ -87,16 +87,21 @@ def processes_with(*variables: str) -> list[Process]:
 
     Processes of other users are seen by root only.
     """
-    prefixes = [variable.encode() for variable in variables]
+    wanted = [variable.encode() for variable in variables]
     found = []
     for entry in os.listdir("/proc"):
         process = Process.find(int(entry)) if entry.isdigit() and int(entry) != os.getpid() else None
         if process is not None:
             with contextlib.suppress(OSError):
                 environment = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
-                if all(any(item.startswith(prefix) for item in environment) for prefix in prefixes):
+                if all(any(_sets(item, variable) for item in environment) for variable in wanted):
                     found.append(process)
     return found
+
+
+def _sets(item: bytes, variable: bytes) -> bool:
+    # a value is compared as a whole: local0 is not local0a1b2c3d, which is somebody else's cluster
+    return item.startswith(variable) if variable.endswith(b"=") else item == variable
 
 
 def find_program(name: str) -> str | None:
