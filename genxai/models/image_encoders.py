@@ -59,7 +59,8 @@ class SmallCNN(ImageEncoder):
 
     Three 3x3 convolutions (width, 2 width at stride 2, 2 width) give the map; two more (4 width at stride 2, 4 width)
     the tokens, each of which sees 21 px. Tokens read straight off the map see 9 px: pooled, they learn textures, not
-    digits (unbiased accuracy with the attribution penalty 0.41 against 0.73, image-only, 1,500 steps, one seed).
+    digits (unbiased accuracy with the attribution penalty 0.41 against 0.73, image-only, 1,500 steps, one seed; seen on
+    test_unbiased, so a disclosure, not a result).
 
     GroupNorm, not BatchNorm: explaining extra samples changes nothing, and batches of any make-up give the same maps.
     None after the last convolution: it would fix the mean of each group of channels, which is what is pooled.
