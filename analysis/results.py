@@ -214,7 +214,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def effective(config: Config) -> dict[str, Any]:
     """Everything that can change the result except the seed, under dotted names."""
-    return flatten(config.model_dump(mode="json", exclude={*WITHOUT_EFFECT, "seed"}))
+    return flatten(config.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"seed": True}))
 
 
 def configuration_key(config: Config) -> str:

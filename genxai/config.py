@@ -24,8 +24,8 @@ Pixels = Annotated[int, Field(ge=28, le=448, strict=True)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 
-#: sections that name a run or say how it is executed; everything else changes what it computes
-WITHOUT_EFFECT = ("name", "run", "origin")
+#: what names a run or says how it is executed (pydantic's `exclude`); everything else changes what it computes
+WITHOUT_EFFECT: dict[str, Any] = {"name": True, "run": True, "origin": True, "train": {"backend": True}}
 
 
 class Section(BaseModel):
@@ -90,13 +90,16 @@ class ImageEncoderConfig(Section):
     weights: str = Field(
         "none", description="'none', 'imagenet' (torchvision download) or a local .safetensors/.pth file"
     )
+    batch_norm: Literal["batch", "frozen"] = Field(
+        "batch", description="statistics of a ResNet's batch norm: the (global) batch's, or those of its weights, kept"
+    )
 
     @model_validator(mode="after")
     def _options_fit(self) -> ImageEncoderConfig:
-        if self.name == "small_cnn" and (self.cam_layer or self.weights != "none"):
+        if self.name == "small_cnn" and (self.cam_layer or self.weights != "none" or self.batch_norm != "batch"):
             raise ValueError(
-                f"small_cnn has one explained map and is trained from scratch: cam_layer={self.cam_layer!r} and "
-                f"weights={self.weights!r} are for a ResNet"
+                f"small_cnn has one explained map, no batch norm and is trained from scratch: cam_layer="
+                f"{self.cam_layer!r}, weights={self.weights!r} and batch_norm={self.batch_norm!r} are for a ResNet"
             )
         if self.name != "small_cnn" and self.input_size <= 32:
             raise ValueError(
@@ -200,7 +203,12 @@ class TrainConfig(Section):
     gan_lr: Positive = Field(2e-4, description="learning rate of generator and critic")
     gan_betas: tuple[BelowOne, BelowOne] = Field((0.0, 0.9), description="Adam's decay rates for generator and critic")
     clip_norm: Positive | None = Field(None, description="clip gradient norms to this; null: no clipping")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type; penalties stay in fp32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="autocast type; the penalty and the explained pass stay in IEEE float32"
+    )
+    backend: Literal["auto", "ddp", "fsdp2", "zero1", "zero2", "zero3"] = Field(
+        "auto", description="what spreads a run over processes; auto: what the launcher says, else ddp"
+    )
     eval_every: Count = Field(1, description="epochs between evaluations")
     patience: Count = Field(10, description="evaluations without a better val/accuracy before stopping early")
     explain_samples: Count = Field(512, description="images of each split whose maps are scored at an evaluation")
@@ -211,6 +219,9 @@ class RunConfig(Section):
     """Where and how a run is executed; nothing here can change its result or its signature."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto' takes a GPU if there is one")
+    processes: Count | None = Field(
+        None, description="processes of the run, one per GPU; null: as many as the launcher started"
+    )
     checkpoint_seconds: NonNegative = Field(60.0, description="wall time between checkpoints [s]; 0: at every step")
     log_every: Count = Field(20, description="steps between progress lines and checks for non-finite losses")
     trackers: tuple[str, ...] = Field(("tensorboard",), description="Accelerate trackers by name; empty: none")
@@ -260,3 +271,43 @@ class Config(Section):
                 "model.fusion=text has no image map: set revise.enabled=false and objective.lambda_attribution=0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _share_is_whole(self) -> Config:
+        if self.run.processes and self.train.batch_size % self.run.processes:
+            raise ValueError(
+                f"train.batch_size={self.train.batch_size} cannot be shared equally by {self.run.processes} processes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _backend_can_do_it(self) -> Config:
+        """What a backend would get wrong is refused here, before any process is started (docs/scaling.md)."""
+        backend = self.train.backend
+        reason = unsupported(self, backend)
+        if reason:
+            raise ValueError(f"train.backend={backend}: {reason}")
+        return self
+
+
+def unsupported(config: Config, backend: str) -> str | None:
+    """Why a backend cannot train this configuration; None if it can."""
+    explains = config.revise.enabled or config.objective.lambda_attribution > 0
+    if backend.startswith("zero") and config.train.precision == "fp16":
+        return (
+            "DeepSpeed's fp16 halves the weights too, and the gradient penalty needs them in float32; use "
+            "train.precision=bf16 or train.backend=ddp"
+        )
+    if backend == "zero3" and explains:
+        return (
+            "ZeRO-3 takes weights away between passes, so a loss on attribution maps cannot be differentiated twice; "
+            "use zero2, or set revise.enabled=false and objective.lambda_attribution=0"
+        )
+    if backend == "fsdp2" and config.model.fusion == "image":
+        return (
+            "only the text encoder is sharded (the image branch is differentiated twice), and model.fusion=image has "
+            "none; use ddp"
+        )
+    if backend == "fsdp2" and config.train.precision == "fp16":
+        return "loss scaling of sharded gradients is not supported; use train.precision=bf16 or train.backend=ddp"
+    return None

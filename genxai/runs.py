@@ -54,7 +54,7 @@ def run_signature(config: Config, data_fingerprint: str) -> str:
 
 def effective_options(config: Config) -> dict[str, Any]:
     """The options that can change the result, local weights named by their content."""
-    options = config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    options = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     for section, key in (("image", "weights"), ("text", "name")):
         path = Path(options["model"][section][key]).expanduser()
         if path.exists():
@@ -167,7 +167,7 @@ class Run:
         return validate(Config, tree, str(self.config_file))
 
     def plan(self, config: Config) -> None:
-        """Make the directory and freeze the configuration; planning again only renews how it is executed (`run`).
+        """Make the directory and freeze the configuration; planning again only renews how it is executed.
 
         Raises GenxaiError when what is frozen there would give another result than `config`.
         """
@@ -176,7 +176,7 @@ class Run:
             frozen = self.config()
             if effective_options(frozen) != effective_options(config):
                 raise GenxaiError(f"{self.config_file} has been changed by hand; restore it or remove {self.path}")
-            config = frozen.model_copy(update={"run": config.run})
+            config = config.model_copy(update={"name": frozen.name, "origin": frozen.origin})
             if config == frozen:
                 return
         write_atomic(self.config_file, dump_config(config))

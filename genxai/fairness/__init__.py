@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         subgroup_disparity,
     )
     from genxai.fairness.descriptors import DESCRIPTORS, Descriptor, build_descriptor, descriptor
-    from genxai.fairness.revise import Ledger, correction, estimated_mask, reveal_score
+    from genxai.fairness.revise import Ledger, correction, estimated_mask, flags, in_order, reveal_score
 
 _HOME = {
     "DESCRIPTORS": "descriptors",
@@ -34,6 +34,8 @@ _HOME = {
     "correction": "revise",
     "descriptor": "descriptors",
     "estimated_mask": "revise",
+    "flags": "revise",
+    "in_order": "revise",
     "reveal_score": "revise",
     "subgroup_disparity": "bias",
 }
@@ -51,6 +53,8 @@ __all__ = [
     "correction",
     "descriptor",
     "estimated_mask",
+    "flags",
+    "in_order",
     "reveal_score",
     "subgroup_disparity",
 ]

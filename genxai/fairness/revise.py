@@ -56,14 +56,19 @@ def reveal_score(
     return mass_share(heatmap, evidence)
 
 
-def correction(scores: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """The loss that corrects the flagged samples: the mean of `scores` [B] over those above tau; 0 if none is.
+def flags(scores: Tensor, tau: float) -> Tensor:
+    """Which samples are corrected: bool [B], those whose score [B] is above tau."""
+    return scores.detach() > tau
 
-    Returns (loss [], flagged bool [B]); only flagged samples get a gradient. A score that is not a number makes the
-    loss not a number, so that the run stops there instead of hiding it.
+
+def correction(scores: Tensor, flagged: Tensor, count: Tensor | None = None) -> Tensor:
+    """The loss that corrects the flagged samples: the mean of `scores` [B] over them; 0 if there are none. Scalar.
+
+    count: what to divide by (at least 1) where these are only a share of the batch. Only flagged samples get a
+    gradient. A score that is not a number makes the loss not a number, so that the run stops there instead of
+    hiding it.
     """
-    flagged = scores.detach() > tau
-    return (scores * flagged).sum() / flagged.sum().clamp_min(1), flagged
+    return (scores * flagged).sum() / (flagged.sum().clamp_min(1) if count is None else count)
 
 
 @dataclass
@@ -77,6 +82,7 @@ class Ledger:
         self,
         step: int,
         origin: SampleOrigin,
+        positions: Tensor,
         samples: Tensor,
         labels: Tensor,
         scores: Tensor,
@@ -86,19 +92,22 @@ class Ledger:
     ) -> None:
         """Note one explained batch without waiting for the device; all tensors [n].
 
+        positions: places in the global batch, which order the records whatever the number of processes.
         samples: index of a real image in its split, or step * batch size + position of a generated one.
         scores_after: the scores once corrected, None where they were not measured.
         """
         after = torch.full_like(scores, torch.nan) if scores_after is None else scores_after
         # float64 holds every index and every float32 exactly; stack copies, so later in-place changes do no harm
-        rows = torch.stack([column.detach().double() for column in (samples, labels, scores, flagged, after)])
+        rows = torch.stack(
+            [column.detach().double() for column in (positions, samples, labels, scores, flagged, after)]
+        )
         self._entries.append((step, origin, action, rows))
 
     def drain(self) -> list[dict[str, Any]]:
         """The records of the flagged samples since the last drain, oldest first; one transfer to the host.
 
-        Record: step, origin, sample, label, score, tau, action, score_after (None if not measured). Scores are the
-        shortest decimals that read back as the same float32, so equal runs write equal bytes.
+        Record: step, origin, position, sample, label, score, tau, action, score_after (None if not measured). Scores
+        are the shortest decimals that read back as the same float32, so equal runs write equal bytes.
         """
         if not self._entries:
             return []
@@ -109,6 +118,7 @@ class Ledger:
             {
                 "step": step,
                 "origin": origin,
+                "position": int(position),
                 "sample": int(sample),
                 "label": int(label),
                 "score": _shortest(score),
@@ -116,10 +126,17 @@ class Ledger:
                 "action": action,
                 "score_after": None if after != after else _shortest(after),
             }
-            for (step, origin, action), (sample, label, score, flagged, after) in zip(heads, columns, strict=True)
+            for (step, origin, action), (position, sample, label, score, flagged, after) in zip(
+                heads, columns, strict=True
+            )
             if flagged
         ]
 
 
 def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
+
+
+def in_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of several processes as one process would have written them: by step, real before generated, position."""
+    return sorted(records, key=lambda record: (record["step"], record["origin"] != "real", record["position"]))

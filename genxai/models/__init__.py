@@ -9,17 +9,17 @@ from genxai.lazy import lazy_exports
 if TYPE_CHECKING:
     from genxai.models.fusion import FusionClassifier, Prediction
     from genxai.models.gan import Critic, Generator, update_ema
-    from genxai.models.normalization import frozen_statistics
+    from genxai.models.normalization import evaluating
 
 _HOMES = {
     "Critic": "gan",
     "FusionClassifier": "fusion",
     "Generator": "gan",
     "Prediction": "fusion",
-    "frozen_statistics": "normalization",
+    "evaluating": "normalization",
     "update_ema": "gan",
 }
 
-__all__ = ["Critic", "FusionClassifier", "Generator", "Prediction", "frozen_statistics", "update_ema"]
+__all__ = ["Critic", "FusionClassifier", "Generator", "Prediction", "evaluating", "update_ema"]
 
 __getattr__ = lazy_exports(__name__, _HOMES)

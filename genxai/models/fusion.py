@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genxai.config import ModelConfig
 from genxai.models.attention import TokenAttention
+from genxai.models.dropout import SampleDropout
 from genxai.models.image_encoders import build_image_encoder
 from genxai.models.text_encoders import EMBEDDING_STD, build_text_encoder
 
@@ -51,7 +52,7 @@ class FusionClassifier(nn.Module):
             nn.LayerNorm(features),
             nn.Linear(features, model.hidden),
             nn.ReLU(),
-            nn.Dropout(model.dropout),
+            SampleDropout(model.dropout),
             nn.Linear(model.hidden, num_classes),
         )
 

@@ -100,6 +100,7 @@ class ResNetEncoder(ImageEncoder):
     def __init__(self, cfg: ImageEncoderConfig) -> None:
         super().__init__(cfg.input_size)
         network = _torchvision_resnet(cfg)
+        self.batch_norm = cfg.batch_norm
         self.cam_layer = cfg.cam_layer or "layer3"
         self.stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
         self.blocks = nn.ModuleDict({name: getattr(network, name) for name in ("layer1", *RESNET_STRIDE)})
@@ -111,6 +112,14 @@ class ResNetEncoder(ImageEncoder):
         # constants: they move with the module, but a checkpoint need not hold them
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> ResNetEncoder:
+        super().train(mode)
+        if self.batch_norm == "frozen":
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> ImageFeatures:
         features = self.stem((self.resize(images) - self.mean) / self.std)  # one channel broadcast to three

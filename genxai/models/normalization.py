@@ -1,4 +1,4 @@
-"""Normalisation that depends on nothing but the sample, and a guard for normalisation that keeps statistics."""
+"""Normalisation that depends on nothing but the sample, and a guard for layers that depend on the mode."""
 
 from __future__ import annotations
 
@@ -39,18 +39,15 @@ class ClassConditionalNorm(nn.Module):
 
 
 @contextlib.contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Normalisation layers with running statistics (BatchNorm and kin) use and keep what they have.
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """eval() for the duration: no dropout, no batch statistics, no buffer that counts samples.
 
-    For passes that only explain: they would otherwise count samples twice and shift the buffers. Every other layer,
-    dropout included, stays in its mode; all modes are restored exactly, also after an exception.
+    For passes that explain or measure. Every submodule's own mode is restored exactly, also after an exception.
     """
-    layers = [layer for layer in module.modules() if getattr(layer, "running_mean", None) is not None]
-    modes = [layer.training for layer in layers]
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
     try:
-        for layer in layers:
-            layer.training = False
         yield
     finally:
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.training = mode
+        for part, mode in modes:
+            part.training = mode

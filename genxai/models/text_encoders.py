@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from genxai.config import TextEncoderConfig
 from genxai.errors import GenxaiError, UsageError
 from genxai.models.attention import TokenAttention
+from genxai.models.dropout import replace_dropout
 
 EXPANSION = 4  # hidden width of a feed-forward layer over that of its tokens, as in the original Transformer
 EMBEDDING_STD = 0.02  # as in BERT: small beside what the layers add
@@ -85,6 +86,7 @@ class PretrainedBert(TextEncoder):
     def __init__(self, cfg: TextEncoderConfig, vocab_size: int) -> None:
         super().__init__()
         self.bert = _load_bert(cfg)
+        replace_dropout(self.bert)
         limits = self.bert.config
         if vocab_size > limits.vocab_size:
             raise UsageError(
@@ -127,6 +129,8 @@ def _load_bert(cfg: TextEncoderConfig) -> Any:
         architecture = AutoConfig.from_pretrained(cfg.name)
         if not all(hasattr(architecture, limit) for limit in ("vocab_size", "max_position_embeddings", "hidden_size")):
             raise _not_bert(cfg.name, architecture)
+        # inside the fused kernels no mask can belong to a sample (see `dropout`); the other dropouts stay
+        architecture.attention_probs_dropout_prob = 0.0
         if cfg.pretrained:
             bert, report = AutoModel.from_pretrained(cfg.name, config=architecture, output_loading_info=True, **options)
             missing = set(report["missing_keys"])

@@ -33,7 +33,7 @@ class Draws:
         return math.ceil(self.train_size / self.batch_size)
 
     def seed_everything(self, step: int) -> None:
-        """Global generators (dropout uses them) for one step; stateless across steps."""
+        """Global generators for one step, alike on all processes (see `models.dropout`); stateless across steps."""
         torch.manual_seed(derive_seed(self.seed, "step", step))
 
     def critic_indices(self, step: int, turn: int) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +14,13 @@ from genxai.errors import CheckpointError
 from genxai.explain import resize_map
 from genxai.fairness import bias_loss
 from genxai.metrics import classification_metrics, counterfactual_flip_rate, localisation_metrics
-from genxai.models import FusionClassifier
+from genxai.models import FusionClassifier, evaluating
 from genxai.runs import Run
 from genxai.training import checkpoints
 from genxai.training.draws import Draws
 from genxai.training.experiment import EVALUATION_BATCH, Experiment, choose_device
 from genxai.training.objectives import attribution_map, plain_forward
+from genxai.training.parallel import Processes
 
 #: splits that may choose something (early stopping, a sweep's point) and those that only report
 VALIDATION_SPLITS = ("val", "val_balanced")
@@ -42,12 +42,22 @@ class Predictions:
     masks: Tensor | None
 
 
-def evaluate_split(classifier: nn.Module, config: Config, split: str, device: torch.device) -> Metrics:
-    """Metrics of one split, keyed `<split>/<metric>`, in [0, 1]."""
+def evaluate_split(classifier: nn.Module, experiment: Experiment, split: str) -> Metrics:
+    """Metrics of one split, keyed `<split>/<metric>`, in [0, 1].
+
+    To be called by every process; each computes a share, all get the whole.
+    """
+    return measure_split(classifier, experiment.config, split, experiment.device, experiment.processes)
+
+
+def measure_split(
+    classifier: nn.Module, config: Config, split: str, device: torch.device, processes: Processes | None = None
+) -> Metrics:
+    """As `evaluate_split`, for a classifier without an experiment around it."""
     data = TexMM(config, split, device)
     explained = min(config.train.explain_samples, len(data)) if split in EXPLAINED_SPLITS else 0
     with evaluating(classifier):
-        found = predict(classifier, config, data, explained)
+        found = predict(classifier, config, data, explained, processes or Processes())
     if split == "test_counterfactual":
         values = {"flip_rate": counterfactual_flip_rate(found.probabilities.argmax(1))}
     else:
@@ -57,21 +67,46 @@ def evaluate_split(classifier: nn.Module, config: Config, split: str, device: to
     return {f"{split}/{name}": value for name, value in values.items()}
 
 
-def predict(classifier: nn.Module, config: Config, data: TexMM, explained: int) -> Predictions:
-    """Probabilities for all of a split and maps of the predicted class for its first `explained` samples."""
+def predict(classifier: nn.Module, config: Config, data: TexMM, explained: int, processes: Processes) -> Predictions:
+    """Probabilities for all of a split and maps of the predicted class for its first `explained` samples.
+
+    Batches are cut as for one process and dealt out, so that the numbers do not depend on how many there are.
+    """
     forward = plain_forward(classifier)
-    probabilities, maps, masks = [], [], []
-    for indices in torch.arange(len(data), device=data.labels.device).split(EVALUATION_BATCH):
-        sample = data.batch(indices)
+
+    def probabilities(sample: Sample) -> Tensor:
         with torch.no_grad():
-            prediction = forward(sample.images, sample.tokens, sample.token_mask)
-        probabilities.append(prediction.logits.float().softmax(1))
-    if explained and config.model.fusion != "text":
-        for indices in torch.arange(explained, device=data.labels.device).split(EVALUATION_BATCH // 4):
-            sample = data.batch(indices)
-            maps.append(explain(classifier, sample, config.explain.method))
-            masks.append(sample.masks)
-    return Predictions(torch.cat(probabilities), torch.cat(maps) if maps else None, torch.cat(masks) if masks else None)
+            return forward(sample.images, sample.tokens, sample.token_mask).logits.float().softmax(1)
+
+    def maps(sample: Sample) -> Tensor:
+        return explain(classifier, sample, config.explain.method)
+
+    found = _in_batches(probabilities, data, len(data), EVALUATION_BATCH, processes)
+    if not explained or config.model.fusion == "text":
+        return Predictions(found, None, None)
+    masks = torch.cat([data.batch(part).masks for part in _batches(data, explained, EVALUATION_BATCH)])
+    return Predictions(found, _in_batches(maps, data, explained, EVALUATION_BATCH // 4, processes), masks)
+
+
+def _batches(data: TexMM, count: int, size: int) -> tuple[Tensor, ...]:
+    return torch.arange(count, device=data.labels.device).split(size)
+
+
+def _in_batches(
+    measure: Callable[[Sample], Tensor], data: TexMM, count: int, size: int, processes: Processes
+) -> Tensor:
+    """`measure` of the first `count` samples, [count, ...], each process computing every n-th batch."""
+    parts = _batches(data, count, size)
+    mine = {
+        number: measure(data.batch(parts[number])) for number in range(len(parts))[processes.rank :: processes.count]
+    }
+    if processes.count == 1:
+        return torch.cat(list(mine.values()))
+    shape = processes.share(tuple(mine[0].shape[1:]) if processes.first else None)
+    whole = torch.zeros(count, *shape, device=data.labels.device)
+    for number, part in mine.items():
+        whole[parts[number]] = part
+    return processes.total(whole)  # every row is zero on all processes but one
 
 
 def explain(classifier: nn.Module, sample: Sample, method: str) -> Tensor:
@@ -95,18 +130,6 @@ def evaluate_generator(experiment: Experiment) -> Metrics:
     return {"generator/bias_gap": bias_loss(features, labels, experiment.reference).item()}
 
 
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """eval() for the duration; every submodule's own mode is restored."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
     """Metrics of the classifier that a run's newest intact checkpoint keeps; reads only.
 
@@ -123,9 +146,7 @@ def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
     classifier = FusionClassifier(config.model, data.num_classes, data.vocab_size)
     classifier.load_state_dict(saved["loop"]["best"] or saved["modules"]["classifier"])
     classifier.to(device)
-    return {
-        name: value for split in splits for name, value in evaluate_split(classifier, config, split, device).items()
-    }
+    return {name: value for split in splits for name, value in measure_split(classifier, config, split, device).items()}
 
 
 def full_size_maps(maps: Tensor, images: Tensor) -> Tensor:

@@ -8,48 +8,67 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from genxai.config import Config, TrainConfig
+from genxai.config import Config
 from genxai.data import SPLITS, TexMM
 from genxai.data.counter_rng import derive_seed
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.errors import UsageError
 from genxai.fairness import BiasReference, bias_reference, build_descriptor
 from genxai.models import Critic, FusionClassifier, Generator
+from genxai.models.dropout import share_rows
+from genxai.training.backends import Trained
+from genxai.training.backends.choose import choose_backend, keep_accelerate_out, prepare
 from genxai.training.draws import Draws
+from genxai.training.parallel import Processes, world_size
 
 log = logging.getLogger(__name__)
 
 #: images per batch where no gradient is kept (descriptor statistics, evaluation)
 EVALUATION_BATCH = 512
+#: backends under which the classifier's weights are not whole
+SHARDED = ("fsdp2", "zero3")
 
 
 @dataclass
 class Experiment:
     """The parts of the joint loop.
 
-    `generator`, `critic` and `classifier` are the modules themselves; `wrapped` holds what Accelerate made of them
-    (autocast, gradient synchronisation). Forward passes that are differentiated twice use the modules.
+    `trained` holds the three networks under their backend; the properties are the modules themselves, which passes that
+    are differentiated twice, and passes through a frozen network, use directly.
     """
 
     config: Config
+    backend: str
+    processes: Processes
     accelerator: Accelerator
     train: TexMM
     draws: Draws
-    generator: Generator
+    trained: dict[str, Trained]
     average: Generator
-    critic: Critic
-    classifier: FusionClassifier
-    wrapped: dict[str, Callable[..., Any]]
-    optimizers: dict[str, Any]
     descriptor: Any
     reference: BiasReference
+    #: a classifier with whole weights, for evaluation; None where the trained one has them itself
+    replica: FusionClassifier | None = None
+
+    @property
+    def generator(self) -> Generator:
+        return cast(Generator, self.trained["generator"].module)
+
+    @property
+    def critic(self) -> Critic:
+        return cast(Critic, self.trained["critic"].module)
+
+    @property
+    def classifier(self) -> FusionClassifier:
+        return cast(FusionClassifier, self.trained["classifier"].module)
 
     @property
     def device(self) -> torch.device:
@@ -61,9 +80,14 @@ class Experiment:
         return self.config.train.epochs * self.draws.steps_per_epoch
 
     @property
+    def all_monitored(self) -> int:
+        """Samples of the global batch that are explained: the configured fraction, at least one."""
+        return max(1, round(self.config.explain.fraction * self.draws.batch_size))
+
+    @property
     def monitored(self) -> int:
-        """Samples of a batch that are explained: the configured fraction, at least one."""
-        return max(1, round(self.config.explain.fraction * len(self.draws.positions)))
+        """How many of them this process explains: its first ones."""
+        return len(range(self.processes.rank, self.all_monitored, self.processes.count))
 
     def explains(self, step: int) -> bool:
         """Whether attribution maps are computed at this step."""
@@ -72,19 +96,29 @@ class Experiment:
         return wanted and step % config.explain.every == 0
 
     def modules(self) -> dict[str, nn.Module]:
-        """What a checkpoint holds, by name."""
-        return {
-            "generator": self.generator,
-            "average": self.average,
-            "critic": self.critic,
-            "classifier": self.classifier,
-        }
+        """The networks that a run trains, by name."""
+        return {**{name: trained.module for name, trained in self.trained.items()}, "average": self.average}
+
+    def network_states(self) -> dict[str, dict[str, Tensor]]:
+        """Every network's whole state_dict; to be called by every process."""
+        states = {name: trained.network_state() for name, trained in self.trained.items()}
+        return states | {"average": self.average.state_dict()}
+
+    def whole_classifier(self) -> FusionClassifier:
+        """The classifier to evaluate, its weights not sharded; to be called by every process."""
+        if self.replica is None:
+            return self.classifier
+        self.replica.load_state_dict(self.trained["classifier"].network_state())
+        return self.replica
 
 
 def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
     """The experiment of a configuration, at step 0. Raises GenxaiError for data or weights that cannot be had."""
-    accelerator = _accelerator(config, tracker_folder)
-    device = accelerator.device
+    backend = choose_backend(config)
+    accelerator = make_accelerator(config, tracker_folder)
+    processes, device = Processes.of_this_run(), accelerator.device
+    torch.set_num_threads(config.train.threads)  # Accelerate sets its own where there are several processes
+    compute_in_float32()
     train = TexMM(config, "train", device)
     for split in SPLITS:
         if not len(TexMM(config, split, device)):
@@ -92,34 +126,62 @@ def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
                 f"the split {split} is empty: data.train_limit, data.test_limit, data.val_fraction and "
                 f"data.balanced_val_size leave too few images of each class"
             )
-    generator = _seeded(config, "generator", lambda: Generator(config.model.gan, NUM_CLASSES, config.data.image_size))
-    critic = _seeded(config, "critic", lambda: Critic(config.model.gan, NUM_CLASSES, config.data.image_size))
-    classifier = _seeded(config, "classifier", lambda: FusionClassifier(config.model, NUM_CLASSES, train.vocab_size))
-    for module in (generator, critic, classifier):
-        module.to(device)
-    average = copy.deepcopy(generator).requires_grad_(False)
-    optimizers = {
-        "generator": _gan_optimizer(generator, config.train),
-        "critic": _gan_optimizer(critic, config.train),
-        "classifier": _classifier_optimizer(classifier, config.train),
-    }
-    names = list(optimizers)
-    prepared = accelerator.prepare(generator, critic, classifier, *optimizers.values())
+    positions = _positions(config, processes, device)
+    modules = _networks(config, train.vocab_size, device)
+    share_rows(modules["classifier"], positions, config.train.batch_size)
+    _synchronise_batch_norm(modules["classifier"], config, processes, device)
+    average = copy.deepcopy(modules["generator"]).requires_grad_(False)
+    replica = copy.deepcopy(modules["classifier"]) if backend in SHARDED else None
     descriptor = build_descriptor(config.objective.bias_descriptor, config.data.image_size).to(device)
     return Experiment(
         config=config,
+        backend=backend,
+        processes=processes,
         accelerator=accelerator,
         train=train,
-        draws=Draws(config.seed, len(train), config.train.batch_size, _positions(config, accelerator)),
-        generator=generator,
-        average=average,
-        critic=critic,
-        classifier=classifier,
-        wrapped=dict(zip(names, prepared[:3], strict=True)),
-        optimizers=dict(zip(names, prepared[3:], strict=True)),
+        draws=Draws(config.seed, len(train), config.train.batch_size, positions),
+        trained=prepare(backend, modules, config, accelerator),
+        average=cast(Generator, average),
         descriptor=descriptor,
         reference=reference_statistics(config, train, descriptor),
+        replica=cast("FusionClassifier | None", replica),
     )
+
+
+def _networks(config: Config, vocab_size: int, device: torch.device) -> dict[str, nn.Module]:
+    """Generator, critic and classifier, each initialised from its own seed: changing one leaves the others alone."""
+    make: dict[str, Callable[[], nn.Module]] = {
+        "generator": lambda: Generator(config.model.gan, NUM_CLASSES, config.data.image_size),
+        "critic": lambda: Critic(config.model.gan, NUM_CLASSES, config.data.image_size),
+        "classifier": lambda: FusionClassifier(config.model, NUM_CLASSES, vocab_size),
+    }
+    networks = {}
+    for name, network in make.items():
+        torch.manual_seed(derive_seed(config.seed, "init", name))
+        networks[name] = network().to(device)
+    return networks
+
+
+def _synchronise_batch_norm(classifier: nn.Module, config: Config, processes: Processes, device: torch.device) -> None:
+    """Batch statistics over the global batch on GPUs; refused where there is no way to have them."""
+    norms = [module for module in classifier.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if processes.count == 1 or not norms or config.model.image.batch_norm == "frozen":
+        return
+    if device.type != "cuda":
+        raise UsageError(
+            f"{config.model.image.name} has batch norm, whose statistics cannot be shared by {processes.count} "
+            "processes on a CPU; use model.image.batch_norm=frozen, small_cnn, or one process"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
+
+
+def compute_in_float32() -> None:
+    """float32 means IEEE float32, also in convolutions on a GPU, where cuDNN would take TF32 by default.
+
+    The penalty and the maps are second-order quantities; bf16 and fp16 come from autocast alone.
+    """
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 def choose_device(config: Config) -> str:
@@ -131,9 +193,15 @@ def choose_device(config: Config) -> str:
     return config.run.device
 
 
-def _accelerator(config: Config, tracker_folder: Path | None) -> Accelerator:
+def make_accelerator(config: Config, tracker_folder: Path | None = None) -> Accelerator:
+    """Device, precision and trackers; joins the process group that a launcher's environment describes.
+
+    Raises UsageError when the processes are not as many as `run.processes` says: a launcher that silently starts one
+    must not pass for several.
+    """
     # Accelerate keeps its state in the process; a second run in one process (tests, packing) starts afresh
     AcceleratorState._reset_state(True)
+    keep_accelerate_out()
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
     trackers = list(config.run.trackers) if tracker_folder else []
     try:
@@ -144,12 +212,17 @@ def _accelerator(config: Config, tracker_folder: Path | None) -> Accelerator:
                 mixed_precision=precision,
                 log_with=trackers or None,
                 project_dir=str(tracker_folder) if tracker_folder else None,
+                # nothing here is unused, and buffers (batch norm's, synchronised) agree without being sent around
+                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
             )
     except ValueError as error:
         raise UsageError(f"run.trackers or train.precision: {error}") from None
-    if accelerator.num_processes > 1:
-        # the run directory has one writer so far; never let two processes believe they are it
-        raise UsageError(f"a run is one process for now, got {accelerator.num_processes}; start it without a launcher")
+    wanted, started = config.run.processes, accelerator.num_processes
+    if (wanted is not None and wanted != started) or started != world_size():
+        raise UsageError(
+            f"{started} process(es) joined, but run.processes={wanted} and WORLD_SIZE={world_size()}: start it with "
+            "launch/train.py, torchrun, or accelerate launch --config_file slurm/accelerate/..."
+        )
     unavailable = set(trackers) - {getattr(tracker, "value", str(tracker)) for tracker in accelerator.log_with}
     if unavailable:
         raise UsageError(
@@ -158,35 +231,13 @@ def _accelerator(config: Config, tracker_folder: Path | None) -> Accelerator:
     return accelerator
 
 
-def _positions(config: Config, accelerator: Accelerator) -> Tensor:
-    """The places of the global batch that this process computes: a contiguous share."""
-    count, processes = config.train.batch_size, accelerator.num_processes
-    if count % processes:
-        raise UsageError(f"train.batch_size={count} cannot be shared equally by {processes} processes")
-    share = count // processes
-    start = accelerator.process_index * share
-    return torch.arange(start, start + share, device=accelerator.device)
-
-
-def _seeded(config: Config, part: str, make: Callable[[], Any]) -> Any:
-    """Initialise one network from its own seed, so that changing one leaves the others as they were."""
-    torch.manual_seed(derive_seed(config.seed, "init", part))
-    return make()
-
-
-def _gan_optimizer(module: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    # no weight decay: it fights the gradient penalty's pull towards slope one
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(module.parameters(), lr=train.gan_lr)
-    kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
-    return kind(module.parameters(), lr=train.gan_lr, betas=train.gan_betas, weight_decay=0.0, fused=True)
-
-
-def _classifier_optimizer(module: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(module.parameters(), lr=train.lr, momentum=0.9, weight_decay=train.weight_decay)
-    kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
-    return kind(module.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
+def _positions(config: Config, processes: Processes, device: torch.device) -> Tensor:
+    """The places of the global batch that this process computes, strided (see `parallel`)."""
+    if config.train.batch_size % processes.count:
+        raise UsageError(
+            f"train.batch_size={config.train.batch_size} cannot be shared equally by {processes.count} processes"
+        )
+    return torch.arange(processes.rank, config.train.batch_size, processes.count, device=device)
 
 
 @torch.no_grad()

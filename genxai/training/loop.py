@@ -7,18 +7,20 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genxai.errors import NonFiniteError
-from genxai.fairness import Ledger
+from genxai.fairness import Ledger, in_order
+from genxai.models import FusionClassifier
 from genxai.runs import Run, append_jsonl
 from genxai.training import resume
 from genxai.training.evaluation import VALIDATION_SPLITS, evaluate_generator, evaluate_split
 from genxai.training.experiment import Experiment
-from genxai.training.objectives import learning_rate
+from genxai.training.optimizers import learning_rate
 from genxai.training.pictures import write_pictures
 from genxai.training.progress import LossMeter, Reporter
 from genxai.training.resume import LoopState
-from genxai.training.steps import Terms, classifier_step, critic_step, generator_step
+from genxai.training.steps import Terms, classifier_step, critic_step, generate, generator_step
 from genxai.training.stopping import StopFlag
 
 #: wall time between checkpoints is at least this many times what the last one took
@@ -30,8 +32,9 @@ class Loop:
 
     def __init__(self, run: Run, experiment: Experiment, state: LoopState, stop: StopFlag, reporter: Reporter) -> None:
         self.run, self.experiment, self.state, self.stop, self.reporter = run, experiment, state, stop, reporter
+        self.processes = experiment.processes
         self.ledger = Ledger(experiment.config.revise.tau)
-        self.meter = LossMeter(experiment.accelerator)
+        self.meter = LossMeter(experiment.device, experiment.processes)
         self._clock = time.monotonic()
         self._next_save = time.monotonic() + experiment.config.run.checkpoint_seconds
 
@@ -48,11 +51,11 @@ class Loop:
             epoch, within = divmod(state.step, self.experiment.draws.steps_per_epoch)
             if within == 0 and (epoch % train.eval_every == 0 or state.step == self.experiment.steps):
                 self._evaluate(epoch)
-            if self._stop_agreed():
+            stop, due = self.processes.any(self.stop.requested, self.processes.first and self._save_is_due())
+            if stop or due:
                 self._save()
+            if stop:
                 return state.step >= self.experiment.steps or state.stopped_early
-            if time.monotonic() >= self._next_save:
-                self._save()
         self._save()
         return True
 
@@ -69,32 +72,32 @@ class Loop:
         self._write_ledger()
 
     def _write_ledger(self) -> None:
-        records = self.ledger.drain()
-        if records:
-            append_jsonl(self.run.ledger_file, *records)
+        records = self.processes.collect(self.ledger.drain())
+        if self.processes.first and records:
+            append_jsonl(self.run.ledger_file, *in_order(records))
 
     def _evaluate(self, epoch: int) -> None:
         """Write metrics.jsonl, keep the classifier if it is the best on validation, decide on stopping early."""
         experiment, state = self.experiment, self.state
-        self._check_finite()
-        found = [
-            evaluate_split(experiment.classifier, experiment.config, split, experiment.device)
-            for split in VALIDATION_SPLITS
-        ]
+        states = self._finite_states()
+        classifier = experiment.whole_classifier()
+        found = [evaluate_split(classifier, experiment, split) for split in VALIDATION_SPLITS]
         records = dict(zip((*VALIDATION_SPLITS, "generator"), [*found, evaluate_generator(experiment)], strict=True))
         self.tick()
-        append_jsonl(self.run.metrics_file, *(self._record(epoch, split, values) for split, values in records.items()))
+        if self.processes.first:
+            lines = (self._record(epoch, split, values) for split, values in records.items())
+            append_jsonl(self.run.metrics_file, *lines)
         values = {name: value for part in records.values() for name, value in part.items()}
         experiment.accelerator.log(values, step=state.step)
         accuracy = values["val/accuracy"]
         if state.best_accuracy is None or accuracy > state.best_accuracy:
             state.best_accuracy, state.best_epoch, state.stale = accuracy, epoch, 0
-            state.best = {name: value.clone() for name, value in experiment.classifier.state_dict().items()}
+            state.best = {name: value.clone() for name, value in states["classifier"].items()}
         else:
             state.stale += 1
             state.stopped_early = state.stale >= experiment.config.train.patience
-        if experiment.config.run.pictures:
-            write_pictures(experiment, self.run.pictures, state.step)
+        if self.processes.first and experiment.config.run.pictures:
+            write_pictures(experiment, classifier, self.run.pictures, state.step)
         self.reporter.say(f"epoch {epoch}: " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
     def _record(self, epoch: int, split: str, values: dict[str, float]) -> dict[str, Any]:
@@ -107,35 +110,33 @@ class Loop:
             "seconds": round(self.state.seconds, 3),
         }
 
-    def _stop_agreed(self) -> bool:
-        """Whether any process has been asked to stop; the same answer on all of them."""
-        accelerator = self.experiment.accelerator
-        if accelerator.num_processes == 1:
-            return self.stop.requested
-        return bool(accelerator.reduce(torch.tensor(float(self.stop.requested), device=accelerator.device), "sum"))
+    def _save_is_due(self) -> bool:
+        return time.monotonic() >= self._next_save
 
     def _save(self) -> None:
-        self._check_finite()
+        states = self._finite_states()
         self.tick()
         self._write_ledger()
         started = time.monotonic()
-        resume.save(self.run, self.experiment, self.state)
+        resume.save(self.run, self.experiment, self.state, states)
         now = time.monotonic()
         # a large model on a slow disk shall not spend its time saving: at most one part in SAVING_SHARE
         seconds = self.experiment.config.run.checkpoint_seconds
         self._next_save = now + (max(seconds, SAVING_SHARE * (now - started)) if seconds else 0.0)
 
-    def _check_finite(self) -> None:
-        """Never publish or evaluate a network that has stopped being numbers, even if its last loss was one."""
+    def _finite_states(self) -> dict[str, dict[str, Tensor]]:
+        """Every network's state; never publish or evaluate one that has stopped being numbers, its last loss or not."""
         self.meter.check()
-        for name, module in self.experiment.modules().items():
-            tensors = [value for value in module.state_dict().values() if value.is_floating_point()]
+        states = self.experiment.network_states()
+        for name, state in states.items():
+            tensors = [value for value in state.values() if value.is_floating_point()]
             if not bool(torch.stack([value.isfinite().all() for value in tensors]).all()):
                 raise NonFiniteError(f"parameters of {name}", self.state.step)
+        return states
 
-    def kept_classifier(self) -> Any:
+    def kept_classifier(self) -> FusionClassifier:
         """A copy of the classifier with the weights that were best on validation."""
-        classifier = copy.deepcopy(self.experiment.classifier)
+        classifier = copy.deepcopy(self.experiment.whole_classifier())
         if self.state.best is not None:
             classifier.load_state_dict(self.state.best)
         return classifier
@@ -145,13 +146,14 @@ def joint_step(experiment: Experiment, step: int, ledger: Ledger) -> Terms:
     """One pass of Algorithm 1: n_critic critic updates, one of the generator, one of the classifier."""
     train = experiment.config.train
     experiment.draws.seed_everything(step)
-    for name, optimizer in experiment.optimizers.items():
+    for name, trained in experiment.trained.items():
         base = train.lr if name == "classifier" else train.gan_lr
-        for group in optimizer.param_groups:
+        for group in trained.parameter_groups:
             group["lr"] = learning_rate(train.scheduler, base, step, experiment.steps)
     terms: Terms = {}
     for turn in range(experiment.config.objective.n_critic):
         terms |= critic_step(experiment, step, turn)
-    found, generated = generator_step(experiment, step)
-    terms |= found
-    return terms | classifier_step(experiment, step, generated, ledger)
+    generated = generate(experiment, step)
+    # the classifier first, though either order gives the same: its maps of the generated samples serve both
+    found, revision = classifier_step(experiment, step, generated.monitored, ledger)
+    return terms | found | generator_step(experiment, generated, revision)

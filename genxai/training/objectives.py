@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +64,3 @@ def attribution_map(prediction: Prediction, labels: Tensor, method: str, *, crea
     with torch.autocast(labels.device.type, enabled=False):
         score = prediction.logits.float().gather(1, labels[:, None]).squeeze(1)
         return ATTRIBUTIONS[method](score, prediction.activations, create_graph=create_graph)
-
-
-def learning_rate(kind: str, base: float, step: int, steps: int) -> float:
-    """The learning rate at a step: a pure function, so there is no scheduler state to restore.
-
-    cosine: annealed from base to 0 without restarts (Loshchilov & Hutter 2017); step: divided by ten at one half
-    and at three quarters; constant.
-    """
-    done = step / max(steps, 1)
-    if kind == "cosine":
-        return base * 0.5 * (1.0 + math.cos(math.pi * done))
-    if kind == "step":
-        return base * (0.1 if done >= 0.5 else 1.0) * (0.1 if done >= 0.75 else 1.0)
-    return base

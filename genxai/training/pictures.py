@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from genxai.data import TexMM
+from genxai.models import FusionClassifier, evaluating
 from genxai.runs import make_folder, write_atomic
 from genxai.training.draws import Draws
-from genxai.training.evaluation import evaluating, explain, full_size_maps
+from genxai.training.evaluation import explain, full_size_maps
 from genxai.training.experiment import Experiment
 from genxai.training.objectives import plain_forward
 
@@ -22,12 +23,12 @@ SIDE = 56
 OUTLINE = torch.tensor([0.1, 0.9, 0.3])
 
 
-def write_pictures(experiment: Experiment, folder: Path, step: int) -> None:
+def write_pictures(experiment: Experiment, classifier: FusionClassifier, folder: Path, step: int) -> None:
     """samples-<step>.png (one class a column) and attribution-<step>.png (image, map, map outside the mask in red)."""
     make_folder(folder)
     _save(folder / f"samples-{step:07d}.png", generated_grid(experiment))
     if experiment.config.model.fusion != "text":
-        _save(folder / f"attribution-{step:07d}.png", attribution_overlays(experiment))
+        _save(folder / f"attribution-{step:07d}.png", attribution_overlays(experiment, classifier))
 
 
 @torch.no_grad()
@@ -42,12 +43,12 @@ def generated_grid(experiment: Experiment) -> Tensor:
     return _tile(images.expand(-1, 3, -1, -1), COLUMNS)
 
 
-def attribution_overlays(experiment: Experiment) -> Tensor:
+def attribution_overlays(experiment: Experiment, classifier: FusionClassifier) -> Tensor:
     """RGB [3, H, W]: validation images above their maps, the true mask outlined in green."""
     data = TexMM(experiment.config, "val", experiment.device)
     sample = data.batch(torch.arange(min(2 * COLUMNS, len(data)), device=experiment.device))
-    with evaluating(experiment.classifier):
-        maps = full_size_maps(explain(experiment.classifier, sample, experiment.config.explain.method), sample.images)
+    with evaluating(classifier):
+        maps = full_size_maps(explain(classifier, sample, experiment.config.explain.method), sample.images)
     images = sample.images.expand(-1, 3, -1, -1)
     heat = torch.stack([maps, maps.square(), torch.zeros_like(maps)], 1)
     overlay = 0.35 * images + 0.65 * heat

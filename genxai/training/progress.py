@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from genxai.errors import NonFiniteError
 from genxai.runs import Run
+from genxai.training.parallel import Processes
 
 #: seconds between updates of progress.json
 INTERVAL = 1.0
@@ -33,9 +33,8 @@ class LossMeter:
     Updates stay on the device; only `drain` and `check` wait for it.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self.device = accelerator.device
+    def __init__(self, device: torch.device, processes: Processes) -> None:
+        self.device, self.processes = device, processes
         self.names: list[str] = []
         self.totals = torch.zeros(0, device=self.device)
         self.first_bad = torch.zeros(0, device=self.device)
@@ -55,23 +54,26 @@ class LossMeter:
         """Raise NonFiniteError for the term that failed first, on every process alike."""
         if not self.names:
             return
-        steps = self.accelerator.gather(self.first_bad[None]).amin(0).tolist()
+        steps = self.processes.all_rows(self.first_bad[None]).amin(0).tolist()
         if min(steps) != _NEVER:
             raise NonFiniteError(self.names[steps.index(min(steps))], min(steps))
 
     def drain(self) -> dict[str, float]:
         self.check()
-        means = self.accelerator.reduce(self.totals / max(self.count, 1), "mean").tolist()
+        means = (self.processes.total(self.totals) / (max(self.count, 1) * self.processes.count)).tolist()
         self.totals.zero_()
         self.count = 0
         return dict(zip(self.names, means, strict=True))
 
 
 class Reporter:
-    """Shows the losses, images per second and time left of one run."""
+    """Shows the losses, images per second and time left of one run; `silent` for all its processes but the first."""
 
-    def __init__(self, run: Run, steps: int, first_step: int, images_per_step: int, show: bool) -> None:
-        self.run, self.steps, self.images_per_step = run, steps, images_per_step
+    def __init__(
+        self, run: Run, steps: int, first_step: int, images_per_step: int, show: bool, silent: bool = False
+    ) -> None:
+        self.run, self.steps, self.images_per_step, self.silent = run, steps, images_per_step, silent
+        show = show and not silent
         self._console = Console(file=sys.stderr)
         self._bar = self._make_bar() if show and self._console.is_terminal else None
         self._task = self._bar.add_task(run.signature, total=steps, losses="") if self._bar else None
@@ -101,7 +103,7 @@ class Reporter:
 
     def passed(self, step: int) -> None:
         """Note a finished step for others to see, now and then; what a kill loses is counted from it."""
-        if time.monotonic() - self._written > INTERVAL:
+        if not self.silent and time.monotonic() - self._written > INTERVAL:
             self._publish(step, *self._pace(step))
 
     def _pace(self, step: int) -> tuple[float, float | None]:
@@ -112,6 +114,8 @@ class Reporter:
 
     def update(self, step: int, losses: dict[str, float]) -> None:
         """Tell how far the run is; `losses` are means since the last call."""
+        if self.silent:
+            return
         now = time.monotonic()
         speed, left = self._pace(step)
         text = _describe(losses, speed)
@@ -126,6 +130,8 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """A line worth keeping: to the terminal if shown, and to log.txt."""
+        if self.silent:
+            return
         logging.getLogger("genxai").info(message)
         if self._bar is not None:
             self._bar.console.print(message, highlight=False)

@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("genxai", "torch", "torchvision", "accelerate", "transformers", "numpy", "safetensors")
+from genxai.training.experiment import Experiment
+
+PACKAGES = ("genxai", "torch", "torchvision", "accelerate", "deepspeed", "transformers", "numpy", "safetensors")
 
 
-def describe_start(device: torch.device, data: dict[str, Any], resumed_from_step: int, restart: int) -> dict[str, Any]:
+def describe_start(experiment: Experiment, resumed_from_step: int, restart: int) -> dict[str, Any]:
     """One line of provenance.jsonl."""
+    device = experiment.device
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "restart": restart,
@@ -33,7 +36,9 @@ def describe_start(device: torch.device, data: dict[str, Any], resumed_from_step
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "data": data,
+        "processes": experiment.processes.count,
+        "backend": experiment.backend,
+        "data": experiment.train.provenance,
     }
 
 

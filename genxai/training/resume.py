@@ -34,16 +34,22 @@ class LoopState:
     best: dict[str, torch.Tensor] | None = None  # the kept classifier
 
 
-def save(run: Run, experiment: Experiment, state: LoopState) -> None:
-    """Publish a checkpoint of the loop at a step boundary."""
+def save(run: Run, experiment: Experiment, state: LoopState, networks: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Publish a checkpoint of the loop at a step boundary; to be called by every process, written by the first.
+
+    networks: the whole state_dict of every network.
+    """
+    optimizers = {name: trained.optimizer_state() for name, trained in experiment.trained.items()}
+    if not experiment.processes.first:
+        return
     scaler = experiment.accelerator.scaler
     checkpoints.publish(
         run.checkpoints,
         state.step,
         {
             "signature": run.signature,
-            "modules": {name: module.state_dict() for name, module in experiment.modules().items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in experiment.optimizers.items()},
+            "modules": networks,
+            "optimizers": optimizers,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "loop": {field.name: getattr(state, field.name) for field in fields(state)},
             "random": random_state(),
@@ -53,28 +59,36 @@ def save(run: Run, experiment: Experiment, state: LoopState) -> None:
 
 
 def restore(run: Run, experiment: Experiment) -> LoopState:
-    """The loop as last checkpointed, or at step 0; lines written after the checkpoint are cut off and redone."""
+    """The loop as last checkpointed, or at step 0; lines written after the checkpoint are cut off and redone.
+
+    A checkpoint may have been written by any number of processes and under any backend.
+    """
     try:
         found = checkpoints.latest(run.checkpoints)
     except CheckpointError as problem:
         log.warning("%s; starting from step 0, which gives the same run", problem)
         found = None
+    path = found[1].name if found else None
+    if experiment.processes.share(path) != path:
+        raise CheckpointError(f"{run.checkpoints}: not every process of the run sees the same checkpoints")
     if found is None:
-        _truncate(run, {})
+        _truncate(run, experiment, {})
         return LoopState()
-    saved, path = found
+    saved, _ = found
     if saved["signature"] != run.signature:
-        raise CheckpointError(f"{path} belongs to run {saved['signature']}, not to this one; remove {run.checkpoints}")
-    for name, module in experiment.modules().items():
-        module.load_state_dict(saved["modules"][name])
-    for name, optimizer in experiment.optimizers.items():
-        optimizer.load_state_dict(saved["optimizers"][name])
+        raise CheckpointError(
+            f"{run.checkpoints / str(path)} belongs to run {saved['signature']}, not to this one; remove "
+            f"{run.checkpoints}"
+        )
+    for name, trained in experiment.trained.items():
+        trained.load(saved["modules"][name], saved["optimizers"][name])
+    experiment.average.load_state_dict(saved["modules"]["average"])
     if saved["scaler"] is not None and experiment.accelerator.scaler is not None:
         experiment.accelerator.scaler.load_state_dict(saved["scaler"])
     restore_random_state(saved["random"])
-    _truncate(run, saved["lengths"])
+    _truncate(run, experiment, saved["lengths"])
     state = LoopState(**saved["loop"])
-    log.info("resumed from %s at step %d", path.name, state.step)
+    log.info("resumed from %s at step %d", path, state.step)
     return state
 
 
@@ -111,7 +125,9 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _truncate(run: Run, lengths: dict[str, int]) -> None:
+def _truncate(run: Run, experiment: Experiment, lengths: dict[str, int]) -> None:
+    if not experiment.processes.first:
+        return
     for path in _appended(run):
         length = lengths.get(path.name, 0)
         if _length(path) < length:

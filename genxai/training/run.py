@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
-import os
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ import torch
 from genxai.config import Config
 from genxai.configfile import dotted_keys, get_dotted
 from genxai.data import fingerprint
-from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError, UsageError
+from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError
 from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
 from genxai.training import checkpoints, resume
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
-from genxai.training.experiment import Experiment, build
+from genxai.training.experiment import Experiment, build, make_accelerator
 from genxai.training.loop import Loop
+from genxai.training.parallel import Processes, is_lost_peer, world_size
 from genxai.training.progress import Reporter, logging_to
 from genxai.training.provenance import describe_start
 from genxai.training.resume import LoopState
@@ -45,7 +47,6 @@ def train(run: Run, *, show_progress: bool = False, stop: StopFlag | None = None
     What the person has to mend (a wrong option, missing data, a full disk) is raised and leaves no FAILED.json; any
     other exception is recorded there. stop: a flag whose signals are already listened to, if the caller has one.
     """
-    _refuse_several_processes()
     config = run.config()
     if run_signature(config, fingerprint(config.data)) != run.signature:
         raise GenxaiError(
@@ -53,60 +54,72 @@ def train(run: Run, *, show_progress: bool = False, stop: StopFlag | None = None
             "Restore it, or plan a new run with launch/train.py and the options you want"
         )
     with listening(stop) as stop:
+        processes = _join(config)
+        with _held(run, processes) as acquired:
+            return _train(run, config, stop, show_progress, processes) if acquired else Outcome.BUSY
+
+
+def _join(config: Config) -> Processes:
+    """The processes of this run, once all of them have come."""
+    if world_size() > 1 or (config.run.processes or 1) > 1:
+        make_accelerator(config)
+    return Processes.of_this_run()
+
+
+@contextlib.contextmanager
+def _held(run: Run, processes: Processes) -> Iterator[bool]:
+    """The run's lock, taken by the first process for all; yields whether it could be had."""
+    with contextlib.ExitStack() as stack:
+        acquired = False
         deadline = time.monotonic() + PATIENCE
-        while True:
-            with run.lock() as acquired:
-                if acquired:
-                    return _train(run, config, stop, show_progress)
-            if time.monotonic() > deadline:
-                return Outcome.BUSY
+        while processes.first and not (acquired := stack.enter_context(run.lock())) and time.monotonic() < deadline:
             time.sleep(0.2)
+        yield processes.share(acquired)
+        processes.wait()  # the lock outlives the last thing that any of them reads
 
 
-def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool) -> Outcome:
-    if run.state is State.DONE:
+def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool, processes: Processes) -> Outcome:
+    state_of_run = processes.share(run.state)
+    if state_of_run is State.DONE:
         return Outcome.DONE
-    if run.state is State.FAILED:
+    if state_of_run is State.FAILED and processes.first:
         append_jsonl(run.failures_file, read_json(run.failed_file))
         run.failed_file.unlink()
     torch.set_num_threads(config.train.threads)
-    with logging_to(run.log_file):
+    with logging_to(run.log_file) if processes.first else contextlib.nullcontext():
         step = 0
         try:
             experiment = build(config, run.trackers)
             state = resume.restore(run, experiment)
-            _note_start(run, experiment, state)
+            if processes.first:
+                _note_start(run, experiment, state)
             experiment.accelerator.init_trackers("genxai", config=_flat(config))
             images = config.train.batch_size * (config.objective.n_critic + 2)
-            with Reporter(run, experiment.steps, state.step, images, show_progress) as reporter:
+            with Reporter(
+                run, experiment.steps, state.step, images, show_progress, silent=not processes.first
+            ) as reporter:
                 loop = Loop(run, experiment, state, stop, reporter)
                 try:
                     finished = loop.fit()
                 finally:
                     step = state.step
-                    experiment.accelerator.end_training()
+                    for tracker in experiment.accelerator.trackers:
+                        tracker.finish()
                 if not finished:
                     log.info("stopped by %s at step %d, saved", stop.signal.name if stop.signal else "?", state.step)
                     return Outcome.STOPPED
-                if not _finish(run, loop):
-                    return Outcome.STOPPED
-        except NonFiniteError as error:
-            return _record_failure(run, error, step)
+                return Outcome.DONE if _finish(run, loop) else Outcome.STOPPED
+        except NonFiniteError as error:  # on every process alike
+            return _record_failure(run, error, step) if processes.first else Outcome.FAILED
         except (GenxaiError, KeyboardInterrupt):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 log.error("ended at step %d: %s", step, error)
                 raise
+            if processes.count > 1 and is_lost_peer(error):
+                raise GenxaiError(f"another process of the run went away at step {step}: {error}") from None
             return _record_failure(run, error, step)
-    return Outcome.DONE
-
-
-def _refuse_several_processes() -> None:
-    """A run directory has one writer so far: never let two processes of one job believe they are it."""
-    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if int(os.environ.get(name) or 1) > 1:
-            raise UsageError(f"a run is one process for now ({name}={os.environ[name]}); start it without a launcher")
 
 
 def _note_start(run: Run, experiment: Experiment, state: LoopState) -> None:
@@ -114,7 +127,7 @@ def _note_start(run: Run, experiment: Experiment, state: LoopState) -> None:
     starts = read_jsonl(run.provenance_file)
     reached = run.progress().get("step", 0) if starts else 0
     state.steps_redone += max(0, int(reached) - state.step)
-    line = describe_start(experiment.device, experiment.train.provenance, state.step, len(starts))
+    line = describe_start(experiment, state.step, len(starts))
     append_jsonl(run.provenance_file, line)
     log.info("start %d at step %d of %d on %s", len(starts), state.step, experiment.steps, line["device"])
 
@@ -127,18 +140,21 @@ def _flat(config: Config) -> dict[str, str]:
 def _finish(run: Run, loop: Loop) -> bool:
     """Evaluate the kept classifier on every split and publish result.json, the last file of a run.
 
+    Every process computes its share, the first one writes.
     False when asked to stop on the way: training is saved, the evaluation is made at the next start.
     """
-    experiment, state = loop.experiment, loop.state
+    experiment, state, processes = loop.experiment, loop.state, loop.processes
     classifier = loop.kept_classifier()
     metrics: dict[str, float] = {}
     for split in (*VALIDATION_SPLITS, *TEST_SPLITS):
-        if loop.stop.requested:
+        if any(processes.any(loop.stop.requested)):
             return False
-        metrics |= evaluate_split(classifier, experiment.config, split, experiment.device)
+        metrics |= evaluate_split(classifier, experiment, split)
     metrics |= evaluate_generator(experiment)
     loop.tick()
-    states = {name: module.state_dict() for name, module in experiment.modules().items()}
+    states = experiment.network_states()
+    if not processes.first:
+        return True
     result: dict[str, Any] = {
         "signature": run.signature,
         "seed": experiment.config.seed,
@@ -151,6 +167,7 @@ def _finish(run: Run, loop: Loop) -> bool:
         "restarts": len(read_jsonl(run.provenance_file)) - 1,
         "steps_redone": state.steps_redone,
         "device": str(experiment.device),
+        "processes": processes.count,
         "reference_groups_missing": experiment.reference.missing_groups,
         "selected_on": "val/accuracy",
     }
@@ -168,5 +185,6 @@ def _record_failure(run: Run, error: Exception, step: int) -> Outcome:
         record |= {"term": error.term, "step": error.step}
     # a message meant for people needs no traceback to be understood
     record["traceback"] = None if isinstance(error, GenxaiError) else text
-    write_json(run.failed_file, record)
+    if not run.failed_file.exists():  # of several processes the first to fail knows why
+        write_json(run.failed_file, record)
     return Outcome.FAILED

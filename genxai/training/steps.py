@@ -1,6 +1,8 @@
 """The three updates of Algorithm 1 and what Reveal-to-Revise adds to them.
 
-Each function makes one optimiser step and returns its loss terms as device scalars: nothing waits for the host.
+Each function makes one optimiser step and returns its loss terms as device scalars: nothing waits for the host. Loss
+terms are means over this process's share of the global batch; what is not a mean over samples (R_bias, the mean over
+flagged samples) is computed over the whole batch, so that the gradient is the same at any number of processes.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from genxai.data import Sample
 from genxai.data.masks import THRESHOLDS
 from genxai.data.textures import swatch
 from genxai.explain import out_of_mask
-from genxai.fairness import Ledger, bias_deviation, bias_loss, correction, estimated_mask, reveal_score
+from genxai.fairness import Ledger, bias_deviation, bias_loss, correction, estimated_mask, flags, reveal_score
 from genxai.fairness.revise import SampleOrigin
-from genxai.models import frozen_statistics, update_ema
+from genxai.models import evaluating, update_ema
 from genxai.training.experiment import Experiment
 from genxai.training.objectives import attribution_map, gradient_penalty, plain_forward
 
@@ -44,14 +46,43 @@ class Monitored(NamedTuple):
         return Monitored(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
 
+class Generated(NamedTuple):
+    """A generated batch: images [b,1,H,W] in the generator's graph, labels [b], and the monitored ones, detached."""
+
+    images: Tensor
+    labels: Tensor
+    monitored: Monitored
+
+
+class Revision(NamedTuple):
+    """What explaining the generated samples asks of the generator."""
+
+    #: d(mean score of the flagged generated samples) / d(monitored images) [m,1,H,W]
+    gradient: Tensor
+    #: bool [m]
+    flagged: Tensor
+    #: what a sum over them is divided by for a mean over the whole batch, []
+    divisor: Tensor
+    #: that mean, this process's share of it, []
+    value: Tensor
+
+
+class Findings(NamedTuple):
+    """What explaining the monitored real (first) and generated samples found: all [m]."""
+
+    outside: Tensor
+    scores: Tensor
+    flagged: Tensor
+
+
 def critic_step(experiment: Experiment, step: int, turn: int) -> Terms:
     """Eq. 1: L_D = E[D(G(z,y),y)] - E[D(x,y)] + lambda_gp L_GP, real and fake sharing their labels."""
-    config, draws = experiment.config, experiment.draws
+    config, draws, critic = experiment.config, experiment.draws, experiment.trained["critic"]
     sample = experiment.train.batch(draws.critic_indices(step, turn))
-    with torch.no_grad():
+    with torch.no_grad(), experiment.accelerator.autocast():
         latents = draws.latents("critic", config.model.gan.latent_dim, step, turn)
-        fake = experiment.wrapped["generator"](latents, sample.labels).float()
-    scores = experiment.wrapped["critic"](torch.cat([fake, sample.images]), sample.labels.repeat(2)).float()
+        fake = plain_forward(experiment.generator)(latents, sample.labels).float()
+    scores = critic(torch.cat([fake, sample.images]), sample.labels.repeat(2)).float()
     fake_scores, real_scores = scores.chunk(2)
     wasserstein = fake_scores.mean() - real_scores.mean()
     loss, penalty = wasserstein, torch.zeros_like(wasserstein)
@@ -60,108 +91,175 @@ def critic_step(experiment: Experiment, step: int, turn: int) -> Terms:
             plain_forward(experiment.critic), sample.images, fake, sample.labels, epsilon=draws.epsilon(step, turn)
         )
         loss = loss + config.objective.lambda_gp * penalty
-    _update(experiment, "critic", loss)
+    critic.update(loss, config.train.clip_norm)
     return {"critic/wasserstein": wasserstein.detach(), "critic/penalty": penalty.detach()}
 
 
-def generator_step(experiment: Experiment, step: int) -> tuple[Terms, Monitored]:
-    """Eq. 2: L_G = -E[D(G(z,y),y)] + lambda_b R_bias, plus the correction of flagged generated samples.
-
-    A flagged sample is corrected through the classifier (its map's bias score) and through B (its distance from the
-    reference that its class is held to).
-    Returns the terms and the monitored generated samples, which the classifier is corrected on as well.
-    """
+def generate(experiment: Experiment, step: int) -> Generated:
+    """The generator step's batch, and of its first samples what is needed to explain them."""
     config, draws, train = experiment.config, experiment.draws, experiment.train
     indices = draws.paired_indices(step)
     labels = train.labels[indices]
-    experiment.critic.requires_grad_(False)
-    experiment.classifier.requires_grad_(False)
-    fake = experiment.wrapped["generator"](
-        draws.latents("generator", config.model.gan.latent_dim, step), labels
-    ).float()
-    adversarial = -experiment.wrapped["critic"](fake, labels).float().mean()
-    bias = bias_loss(experiment.descriptor(fake), labels, experiment.reference)
-    loss = adversarial + config.objective.lambda_bias * bias
-    monitored = _monitored_generated(experiment, fake, labels, indices, step)
-    revise = torch.zeros_like(adversarial)
-    if config.revise.enabled and config.revise.generator_weight > 0 and experiment.explains(step):
-        _, scores = reveal(experiment, monitored, create_graph=True)
-        through_classifier, flagged = correction(scores, config.revise.tau)
-        deviation = bias_deviation(experiment.descriptor(monitored.images), monitored.labels, experiment.reference)
-        through_descriptor = (deviation * flagged).sum() / flagged.sum().clamp_min(1)
-        revise = through_classifier + through_descriptor
-        loss = loss + config.revise.generator_weight * revise
-    _update(experiment, "generator", loss)
-    experiment.critic.requires_grad_(True)
-    experiment.classifier.requires_grad_(True)
-    update_ema(experiment.average, experiment.generator, config.model.gan.ema_decay)
-    terms = {"generator/adversarial": adversarial, "generator/bias": bias, "generator/revise": revise}
-    detached = monitored._replace(images=monitored.images.detach())
-    return {name: term.detach() for name, term in terms.items()}, detached
+    latents = draws.latents("generator", config.model.gan.latent_dim, step)
+    fake = experiment.trained["generator"](latents, labels).float()
+    count = experiment.monitored
+    ids = step * draws.batch_size + draws.positions[:count]
+    tokens, token_mask = train.caption_tokens(labels[:count], train.textures[indices[:count]], ids, "generated")
+    shown = fake[:count].detach()
+    return Generated(
+        fake, labels, Monitored(shown, labels[:count], tokens, token_mask, object_masks(experiment, shown), ids)
+    )
 
 
-def classifier_step(experiment: Experiment, step: int, generated: Monitored, ledger: Ledger) -> Terms:
+def classifier_step(
+    experiment: Experiment, step: int, generated: Monitored, ledger: Ledger
+) -> tuple[Terms, Revision | None]:
     """Eq. 11: L_cls = CE + lambda_a R(M), plus Reveal-to-Revise's correction of the flagged samples.
 
     R(M) is the share of map mass outside the mask, over the monitored real samples; the correction is the score of
     the monitored real and generated samples above tau. Flagged samples are explained once more after the update.
+    Also returns what the flagged generated samples ask of the generator: the same maps serve both.
     """
-    config = experiment.config
+    config, classifier = experiment.config, experiment.trained["classifier"]
     sample = experiment.train.batch(experiment.draws.classifier_indices(step))
-    logits = experiment.wrapped["classifier"](sample.images, sample.tokens, sample.token_mask).logits
+    logits = classifier(sample.images, sample.tokens, sample.token_mask).logits
     cross_entropy = F.cross_entropy(logits.float(), sample.labels)
-    loss, attribution, revise = cross_entropy, torch.zeros_like(cross_entropy), torch.zeros_like(cross_entropy)
-    if experiment.explains(step):
-        real = Monitored.first(sample, experiment.monitored)
-        monitored = real.join(generated) if config.revise.enabled else real
-        outside, scores = reveal(experiment, monitored, create_graph=True)
-        attribution = outside[: len(real.ids)].mean()
-        loss = loss + config.objective.lambda_attribution * attribution
-        if config.revise.enabled:
-            revise, flagged = correction(scores, config.revise.tau)
-            loss = loss + config.revise.weight * revise
-    _update(experiment, "classifier", loss)
-    if experiment.explains(step) and config.revise.enabled:
-        _, after = reveal(experiment, monitored, create_graph=False)
-        _enter(ledger, step, experiment, monitored, scores, flagged, after)
+    if not experiment.explains(step):
+        classifier.update(cross_entropy, config.train.clip_norm)
+        return _classifier_terms(cross_entropy), None
+    processes, revises = experiment.processes, config.revise.enabled
+    monitored = Monitored.first(sample, experiment.monitored)
+    images = generated.images.detach().requires_grad_(_corrects_generator(experiment))
+    if revises:
+        monitored = monitored.join(generated._replace(images=images))
+    found = _explained(experiment, monitored, create_graph=True)
+    real = slice(None, experiment.monitored)
+    attribution = found.outside[real].sum() * (processes.count / experiment.all_monitored)
+    loss = cross_entropy + config.objective.lambda_attribution * attribution
+    if not revises:
+        classifier.update(loss, config.train.clip_norm)
+        return _classifier_terms(cross_entropy, attribution), None
+    made = slice(experiment.monitored, None)
+    flagged = torch.stack([found.flagged.sum(), found.flagged[made].sum()])
+    # a mean over the whole batch, of which this process has a share and the gradients are averaged
+    counts = processes.total(flagged).clamp_min(1) / processes.count
+    revise = correction(found.scores, found.flagged, counts[0])
+    loss = loss + config.revise.weight * revise
+    gradient = _image_gradient(experiment, images, found, counts, loss)
+    _enter(ledger, step, experiment, monitored, found, _explained(experiment, monitored, create_graph=False).scores)
+    terms = _classifier_terms(cross_entropy, attribution, revise)
+    if gradient is None:
+        return terms, None
+    value = correction(found.scores[made].detach(), found.flagged[made], counts[1])
+    return terms, Revision(gradient, found.flagged[made], counts[1], value)
+
+
+def _classifier_terms(cross_entropy: Tensor, attribution: Tensor | None = None, revise: Tensor | None = None) -> Terms:
+    zero = torch.zeros_like(cross_entropy)
     terms = {
         "classifier/cross_entropy": cross_entropy,
-        "classifier/attribution": attribution,
-        "classifier/revise": revise,
+        "classifier/attribution": zero if attribution is None else attribution,
+        "classifier/revise": zero if revise is None else revise,
     }
     return {name: term.detach() for name, term in terms.items()}
 
 
+def _corrects_generator(experiment: Experiment) -> bool:
+    """Whether the flagged generated samples of this process correct the generator too."""
+    revise = experiment.config.revise
+    return revise.enabled and revise.generator_weight > 0 and experiment.monitored > 0
+
+
+def _image_gradient(
+    experiment: Experiment, images: Tensor, found: Findings, counts: Tensor, loss: Tensor
+) -> Tensor | None:
+    """Update the classifier; d(mean score of flagged generated samples) / d(images), None if nobody asks for it.
+
+    The classifier's loss holds the same scores with another weight, so its backward pass gives both gradients: samples
+    do not meet, and the gradient of one image is that of its own score.
+    """
+    config, classifier = experiment.config, experiment.trained["classifier"]
+    weight = config.revise.weight
+    if images.requires_grad and weight == 0:
+        made = slice(experiment.monitored, None)
+        mean = correction(found.scores[made], found.flagged[made], counts[1])
+        (gradient,) = torch.autograd.grad(mean, images, retain_graph=True)
+        classifier.update(loss, config.train.clip_norm)
+        return gradient
+    scale = classifier.loss_scale()
+    classifier.update(loss, config.train.clip_norm)
+    if images.grad is None:
+        return None
+    gradient = images.grad * (counts[0] / (weight * counts[1]))
+    return gradient if scale is None else gradient / scale
+
+
+def generator_step(experiment: Experiment, generated: Generated, revision: Revision | None) -> Terms:
+    """Eq. 2: L_G = -E[D(G(z,y),y)] + lambda_b R_bias, plus the correction of flagged generated samples.
+
+    A flagged sample is corrected through the classifier (its map's bias score) and through B (its distance from the
+    reference that its class is held to).
+    """
+    config, processes, generator = experiment.config, experiment.processes, experiment.trained["generator"]
+    fake, labels = generated.images, generated.labels
+    experiment.critic.requires_grad_(False)
+    with experiment.accelerator.autocast():
+        adversarial = -plain_forward(experiment.critic)(fake, labels).float().mean()
+    features = experiment.descriptor(fake)
+    bias = bias_loss(processes.all_rows(features), processes.all_rows(labels), experiment.reference)
+    loss = adversarial + config.objective.lambda_bias * processes.count * bias
+    revise = torch.zeros_like(adversarial)
+    if revision is not None:
+        count = len(revision.flagged)
+        deviation = bias_deviation(features[:count], labels[:count], experiment.reference)
+        through_descriptor = correction(deviation, revision.flagged, revision.divisor)
+        # its value means nothing, its gradient with respect to the images is the correction's
+        through_classifier = (fake[:count] * revision.gradient).sum()
+        loss = loss + config.revise.generator_weight * (through_classifier + through_descriptor)
+        revise = revision.value + through_descriptor
+    generator.update(loss, config.train.clip_norm)
+    experiment.critic.requires_grad_(True)
+    update_ema(experiment.average, experiment.generator, config.model.gan.ema_decay)
+    terms = {"generator/adversarial": adversarial, "generator/bias": bias, "generator/revise": revise}
+    return {name: term.detach() for name, term in terms.items()}
+
+
 def _enter(
-    ledger: Ledger,
-    step: int,
-    experiment: Experiment,
-    monitored: Monitored,
-    scores: Tensor,
-    flagged: Tensor,
-    after: Tensor,
+    ledger: Ledger, step: int, experiment: Experiment, monitored: Monitored, found: Findings, after: Tensor
 ) -> None:
     """Note the revision of one step: the real samples first, then the generated ones."""
     both = "_and_generator" if experiment.config.revise.generator_weight > 0 else ""
     count = experiment.monitored
+    positions = experiment.draws.positions[:count]
     parts: tuple[tuple[SampleOrigin, slice, str], ...] = (
         ("real", slice(None, count), "revise_classifier"),
         ("generated", slice(count, None), f"revise_classifier{both}"),
     )
     for origin, part, action in parts:
         ids, labels = monitored.ids[part], monitored.labels[part]
-        ledger.add(step, origin, ids, labels, scores[part], flagged[part], action, after[part])
+        scores, flagged = found.scores[part], found.flagged[part]
+        ledger.add(step, origin, positions, ids, labels, scores, flagged, action, after[part])
+
+
+def _explained(experiment: Experiment, monitored: Monitored, *, create_graph: bool) -> Findings:
+    """`reveal` and what is above tau; nothing where this process monitors nothing."""
+    if experiment.monitored:
+        outside, scores = reveal(experiment, monitored, create_graph=create_graph)
+    else:
+        outside = scores = monitored.images.new_zeros(0)
+    return Findings(outside, scores, flags(scores, experiment.config.revise.tau))
 
 
 def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) -> tuple[Tensor, Tensor]:
     """Explain samples by their label's score: (share of map mass outside the mask [m], bias score [m]).
 
-    With create_graph both are differentiable in the classifier's parameters and in the images.
+    What is explained is the network as it is used: without dropout, with the statistics it has gathered. With
+    create_graph both are differentiable in the classifier's parameters and in the images.
     """
     config = experiment.config
     forward = plain_forward(experiment.classifier)
     # in float32 whatever the precision: half-precision gradients of a map underflow, and it is a few samples
-    with frozen_statistics(experiment.classifier), torch.autocast(monitored.images.device.type, enabled=False):
+    with evaluating(experiment.classifier), torch.autocast(monitored.images.device.type, enabled=False):
         prediction = forward(monitored.images, monitored.tokens, monitored.token_mask)
     heatmap = attribution_map(prediction, monitored.labels, config.explain.method, create_graph=create_graph)
     outside = out_of_mask(heatmap, monitored.masks)
@@ -169,14 +267,6 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
         return outside, outside
     evidence = experiment.descriptor.evidence(monitored.images)
     return outside, reveal_score(heatmap, monitored.masks, evidence, config.revise.score)
-
-
-def _monitored_generated(experiment: Experiment, fake: Tensor, labels: Tensor, indices: Tensor, step: int) -> Monitored:
-    """The first generated samples of the batch with captions of their class and masks read off the image."""
-    count, draws, train = experiment.monitored, experiment.draws, experiment.train
-    ids = step * draws.batch_size + draws.positions[:count]
-    tokens, token_mask = train.caption_tokens(labels[:count], train.textures[indices[:count]], ids, "generated")
-    return Monitored(fake[:count], labels[:count], tokens, token_mask, object_masks(experiment, fake[:count]), ids)
 
 
 def object_masks(experiment: Experiment, fake: Tensor) -> Tensor:
@@ -188,14 +278,3 @@ def object_masks(experiment: Experiment, fake: Tensor) -> Tensor:
     if data.mode == "patch":
         found = found & ~swatch(torch.arange(4, device=fake.device), fake.shape[-1]).any(dim=0)
     return found
-
-
-def _update(experiment: Experiment, name: str, loss: Tensor) -> None:
-    optimizer, clip = experiment.optimizers[name], experiment.config.train.clip_norm
-    optimizer.zero_grad()
-    experiment.accelerator.backward(loss)
-    if clip is not None:
-        # not accelerator.clip_grad_norm_: under fp16 it unscales the stale gradients of the other optimisers too
-        experiment.accelerator.unscale_gradients(optimizer)
-        torch.nn.utils.clip_grad_norm_(getattr(experiment, name).parameters(), clip)
-    optimizer.step()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genxai.config import GanConfig, ImageEncoderConfig, TextEncoderConfig
-from genxai.models import Critic, FusionClassifier, Generator, frozen_statistics, update_ema
+from genxai.models import Critic, FusionClassifier, Generator, evaluating, update_ema
 
 CLASSES, VOCABULARY = 4, 30
 
@@ -36,7 +36,7 @@ def test_a_classifier_step_with_resnet_and_bert_never_asks_the_device_for_a_valu
         "text": TextEncoderConfig(name=str(tmp_path), max_tokens=8, pretrained=False),
     }
     network = FusionClassifier(model_config("cross").model_copy(update=parts), CLASSES, VOCABULARY).to("meta")
-    with frozen_statistics(network):
+    with evaluating(network):
         network(*meta_batch()).logits.sum().backward()
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from genxai.models import frozen_statistics
+from genxai.models import evaluating
 from genxai.models.normalization import ClassConditionalNorm, group_count
 
 
@@ -31,27 +31,21 @@ def state(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def test_frozen_statistics_leaves_buffers_untouched_where_training_would_change_them():
+def test_evaluating_leaves_buffers_untouched_where_training_would_change_them():
     module, images = network().train(), torch.randn(4, 1, 8, 8)
     before = state(module)
-    with frozen_statistics(module):
+    with evaluating(module):
         module(images)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     module(images)
     assert not torch.equal(before["1.running_mean"], module[1].running_mean)
 
 
-def test_frozen_statistics_keeps_every_other_mode_and_restores_all_of_them_exactly():
+def test_evaluating_switches_every_mode_off_and_restores_all_of_them_exactly():
     module = network().train()
     module[3].eval()  # fine-tuning often freezes some of them
     before = [layer.training for layer in module.modules()]
-    with pytest.raises(KeyError), frozen_statistics(module):
-        assert [layer.training for layer in module] == [True, False, True, False]
+    with pytest.raises(KeyError), evaluating(module):
+        assert not any(layer.training for layer in module.modules())
         raise KeyError
     assert [layer.training for layer in module.modules()] == before
-
-
-def test_frozen_statistics_does_not_touch_normalisation_without_statistics():
-    module = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.GroupNorm(1, 2)).train()
-    with frozen_statistics(module):
-        assert all(layer.training for layer in module)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genxai.training import gradient_penalty
-from genxai.training.objectives import learning_rate
+from genxai.training.optimizers import learning_rate
 
 LABELS = torch.zeros(6, dtype=torch.int64)
 

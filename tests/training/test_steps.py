@@ -5,11 +5,19 @@ import torch
 from torch.nn import functional as F
 
 from genxai.configfile import load_config
-from genxai.fairness import Ledger, bias_loss, estimated_mask
+from genxai.fairness import Ledger, bias_deviation, bias_loss, estimated_mask
 from genxai.training.experiment import build
 from genxai.training.loop import joint_step
 from genxai.training.objectives import gradient_penalty, plain_forward
-from genxai.training.steps import classifier_step, critic_step, generator_step, object_masks, reveal
+from genxai.training.steps import (
+    Monitored,
+    classifier_step,
+    critic_step,
+    generate,
+    generator_step,
+    object_masks,
+    reveal,
+)
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def test_the_generator_step_computes_eq_2_and_changes_generator_and_average_alon
     (adversarial + 3 * bias).backward()
     expected = {name: parameter.grad.clone() for name, parameter in experiment.generator.named_parameters()}
     before = snapshot(experiment)
-    terms, _ = generator_step(experiment, 0)
+    terms = generator_step(experiment, generate(experiment, 0), None)
     torch.testing.assert_close(terms["generator/bias"], bias.detach())
     for name, parameter in experiment.generator.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
@@ -74,28 +82,50 @@ def test_the_correction_reaches_the_generator_through_the_classifiers_map(make):
     gradients = []
     for weight in (0.0, 5.0):
         experiment = make(f"revise.generator_weight={weight}", "revise.tau=0")
-        terms, _ = generator_step(experiment, 0)
+        terms = joint_step(experiment, 0, Ledger(0.0))
         gradients.append(torch.cat([p.grad.flatten() for p in experiment.generator.parameters()]))
         assert (terms["generator/revise"] > 0) == (weight > 0)
-        assert all(parameter.grad is None for parameter in experiment.classifier.parameters())
     assert (gradients[0] - gradients[1]).abs().max() > 1e-7
+
+
+@pytest.mark.parametrize("weight", [5.0, 0.0])
+def test_one_explanation_gives_generator_and_classifier_the_gradients_of_two(make, weight):
+    """The oracle explains the generated samples by themselves, inside the generator's own graph."""
+    options = ("revise.tau=0.2", "revise.generator_weight=3", f"revise.weight={weight}", "model.dropout=0")
+    oracle = make(*options)
+    config, count = oracle.config, oracle.monitored
+    generated = generate(oracle, 0)
+    adversarial = -oracle.critic(generated.images, generated.labels).mean()
+    features = oracle.descriptor(generated.images)
+    bias = bias_loss(features, generated.labels, oracle.reference)
+    _, scores = reveal(oracle, generated.monitored._replace(images=generated.images[:count]), create_graph=True)
+    flagged = scores.detach() > 0.2
+    deviation = bias_deviation(features[:count], generated.labels[:count], oracle.reference)
+    assert flagged.any()
+    revise = scores[flagged].mean() + deviation[flagged].mean()
+    (adversarial + config.objective.lambda_bias * bias + 3 * revise).backward()
+    experiment = make(*options)
+    generated = generate(experiment, 0)
+    _, revision = classifier_step(experiment, 0, generated.monitored, Ledger(0.2))
+    terms = generator_step(experiment, generated, revision)
+    torch.testing.assert_close(terms["generator/revise"], revise.detach())
+    for mine, theirs in zip(experiment.generator.parameters(), oracle.generator.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_the_classifier_step_computes_eq_11_plus_the_correction(make):
     experiment = make("revise.tau=0.2", "model.dropout=0")
     config = experiment.config
-    _, generated = generator_step(experiment, 0)
+    generated = generate(experiment, 0).monitored
     sample = experiment.train.batch(experiment.draws.classifier_indices(0))
     logits = experiment.classifier(sample.images, sample.tokens, sample.token_mask).logits
     before = snapshot(experiment)
     ledger = Ledger(config.revise.tau)
     count = experiment.monitored
-    terms = classifier_step(experiment, 0, generated, ledger)
+    terms, _ = classifier_step(experiment, 0, generated, ledger)
     torch.testing.assert_close(terms["classifier/cross_entropy"], F.cross_entropy(logits, sample.labels).detach())
     assert changed(experiment, before) == {"classifier"}
     fresh = make("revise.tau=0.2", "model.dropout=0")
-    from genxai.training.steps import Monitored
-
     monitored = Monitored.first(sample, count).join(generated)
     outside, scores = reveal(fresh, monitored, create_graph=False)
     torch.testing.assert_close(terms["classifier/attribution"], outside[:count].mean())
@@ -107,10 +137,10 @@ def test_the_classifier_step_computes_eq_11_plus_the_correction(make):
 
 def test_revealing_leaves_mode_gradients_buffers_and_random_streams_alone(make):
     experiment = make("model.image.name=resnet18", "model.image.input_size=64", "model.fusion=image")
-    _, generated = generator_step(experiment, 0)
+    generated = generate(experiment, 0).monitored
     experiment.classifier.train()
+    experiment.classifier.head.eval()
     before, stream = snapshot(experiment), torch.get_rng_state()
-    experiment.classifier.head.eval()  # without dropout nothing draws
     reveal(experiment, generated, create_graph=False)
     assert not changed(experiment, before)
     assert torch.equal(stream, torch.get_rng_state())
