@@ -33,6 +33,11 @@ class Profile(Section):
     account: _NAME = Field(None, description="account that is charged")
     qos: _NAME = Field(None, description="quality of service")
     time: Annotated[int, Field(ge=1)] = Field(240, description="time limit [minutes], or [D-]HH:MM:SS")
+    nodes: Annotated[int, Field(ge=1)] = Field(1, description="nodes of a job")
+    tasks: Annotated[int, Field(ge=1)] = Field(1, description="processes of a run, one per GPU, over all its nodes")
+    accelerate: _NAME = Field(
+        None, description="how they share the work: a file of slurm/accelerate by name or path (null: ddp)"
+    )
     cpus_per_task: Annotated[int, Field(ge=1)] = Field(2, description="CPU cores of a job")
     mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] = Field("8G", description="memory of a job, for example 16G")
     signal_delay_s: Annotated[int, Field(ge=1)] = Field(
@@ -61,6 +66,14 @@ class Profile(Section):
         if not isinstance(value, dict):
             return value
         return {k: str(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _tasks_divide(self) -> Profile:
+        if self.tasks % self.nodes:
+            raise ValueError(f"tasks must be a multiple of nodes, got tasks={self.tasks}, nodes={self.nodes}")
+        if self.accelerate is not None:
+            accelerate_environment(self.accelerate)
+        return self
 
     @model_validator(mode="after")
     def _time_to_work(self) -> Profile:
@@ -100,10 +113,36 @@ def _read_time_as_text(tree: Tree, path: Path, overrides: Sequence[str]) -> None
         tree["time"] = given[-1] if given else raw["time"]
 
 
+def accelerate_environment(source: str) -> dict[str, str]:
+    """What `accelerate launch --config_file` would put into the environment for the backend of a file.
+
+    srun starts the processes, so only the backend counts. Raises UsageError for a file that is not there or names a
+    kind that the suite does not have.
+    """
+    folder = REPOSITORY / "slurm" / "accelerate"
+    path = Path(source) if Path(source).is_file() else folder / f"{source}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise UsageError(f"accelerate={source!r}: neither a file nor one of {names}")
+    tree, _ = read_tree(path.absolute())
+    kind = str(tree.get("distributed_type", "NO"))
+    if kind == "DEEPSPEED":
+        stage = (tree.get("deepspeed_config") or {}).get("zero_stage", 2)
+        return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+    if kind == "FSDP":
+        return {"ACCELERATE_USE_FSDP": "true"}
+    if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
+        return {}
+    raise UsageError(f"{path}: distributed_type {kind} is not supported; use NO, MULTI_GPU, FSDP or DEEPSPEED")
+
+
 def slurm_parameters(profile: Profile, name: str, threads: int) -> dict[str, Any]:
     """Parameters of submitit's SlurmExecutor for runs that use `threads` CPU threads."""
     cpus = max(profile.cpus_per_task, threads)
-    env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **profile.env}
+    backend = accelerate_environment(profile.accelerate) if profile.accelerate else {}
+    env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **backend, **profile.env}
+    # a task that is left alone would wait for the others until a time-out
+    several = ["--kill-on-bad-exit=1"] if profile.tasks > 1 else []
     wanted = {
         "job_name": name,
         "partition": profile.partition,
@@ -112,8 +151,10 @@ def slurm_parameters(profile: Profile, name: str, threads: int) -> dict[str, Any
         "account": profile.account,
         "qos": profile.qos,
         "time": profile.time,
+        "nodes": profile.nodes,
+        "tasks_per_node": profile.tasks // profile.nodes,
         "cpus_per_task": cpus,
-        "srun_args": [f"--cpus-per-task={cpus}"],  # since Slurm 22.05 srun does not take it from sbatch
+        "srun_args": [f"--cpus-per-task={cpus}", *several],  # since Slurm 22.05 srun does not take it from sbatch
         "mem": profile.mem,
         "signal_delay_s": profile.signal_delay_s,
         "array_parallelism": profile.array_parallelism,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from genxai.runs import Run, run_signature
 from genxai.training.stopping import listening
 from launch.attempts import exception_line
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
+from launch.ranks import end_with_parent, is_first_rank, is_rank, is_started_here, join_slurm_step, start_ranks
 from launch.records import read_result
 
 DESCRIPTION = """
@@ -28,6 +30,7 @@ EXAMPLES = """
   python launch/train.py cpu train.epochs=3 model.fusion=early --runs results
   python launch/train.py my.yaml objective.lambda_bias=1   a YAML file of your own
   python launch/train.py runs/tiny/0123456789ab            go on with a run directory
+  python launch/train.py paper run.processes=4             one run on four GPUs of this machine
 """
 
 
@@ -50,12 +53,21 @@ def _main(argv: Sequence[str] | None) -> int:
     if source is None:
         raise UsageError("which preset, YAML file or run directory? for example: train.py tiny")
     run = planned_run(source, overrides, runs_folder(options.runs))
-    print(f"run {run.signature} in {run.path}", file=sys.stderr)
-
+    os.environ.update(join_slurm_step(os.environ))
+    if is_first_rank() and not is_started_here():
+        print(f"run {run.signature} in {run.path}", file=sys.stderr)
+    processes = run.config().run.processes or 1
+    if processes > 1 and not is_rank():
+        flags = [flag for flag, given in (("--json", options.json), ("--quiet", options.quiet)) if given]
+        return start_ranks([sys.executable, __file__, str(run.path), *flags], processes)
+    if is_started_here():
+        end_with_parent()
     with listening() as stop:
         from genxai.training import Outcome, train  # late: torch takes seconds to import
 
         outcome = train(run, show_progress=not options.quiet, stop=stop)
+    if not is_first_rank():
+        return {Outcome.DONE: EXIT_OK, Outcome.STOPPED: EXIT_STOPPED}.get(outcome, EXIT_FAILED)
     if outcome is Outcome.BUSY:
         print(f"{run.path} is being trained by another process; see launch/status.py", file=sys.stderr)
         return EXIT_FAILED

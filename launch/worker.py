@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genxai.errors import EXIT_FAILED, EXIT_STOPPED
-from genxai.runs import Run
+from genxai.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+from genxai.runs import Run, State
 from genxai.training.stopping import StopFlag, listening
 from launch.attempts import excuse
+from launch.ranks import is_first_rank, is_rank, join_slurm_step, start_ranks
 from launch.slurm import ENDED
 
 if TYPE_CHECKING:
@@ -30,11 +31,18 @@ def work(run_dir: str) -> str:
 
     submitit has installed its signal handlers before; ours go over them before torch is imported, which takes seconds.
     """
-    with listening() as stop:
-        from genxai.training.run import Outcome
+    run = Run(Path(run_dir))
+    os.environ.update(join_slurm_step(os.environ))
+    processes = run.config().run.processes or 1
+    if processes > 1 and not is_rank():
+        outcome = _train_on_ranks(run, processes)
+    else:
+        with listening() as stop:
+            outcome = _train(run, stop)
+    if not is_first_rank():
+        sys.exit({"done": EXIT_OK, "stopped": EXIT_STOPPED}.get(outcome, EXIT_FAILED))
+    from genxai.training.run import Outcome
 
-        run = Run(Path(run_dir))
-        outcome = _train(run, stop)
     print(f"{run_dir}: {outcome}", flush=True)
     if outcome is Outcome.STOPPED or outcome is Outcome.BUSY:
         excuse(run, outcome.value)
@@ -55,6 +63,17 @@ def _train(run: Run, stop: StopFlag, pause_seconds: float = 5.0) -> Outcome:
     while (outcome := train(run, stop=stop)) is Outcome.BUSY and in_slurm_job() and time.monotonic() < deadline:
         time.sleep(pause_seconds)
     return outcome
+
+
+def _train_on_ranks(run: Run, processes: int) -> Outcome:
+    """Train with several processes of this machine."""
+    from genxai.training.run import Outcome
+
+    train = Path(__file__).with_name("train.py")
+    code = start_ranks([sys.executable, str(train), str(run.path), "--quiet"], processes)
+    if code == EXIT_STOPPED:
+        return Outcome.STOPPED
+    return Outcome.DONE if run.state is State.DONE else Outcome.FAILED
 
 
 def in_slurm_job() -> bool:

@@ -112,6 +112,7 @@ class ResNetEncoder(ImageEncoder):
         # constants: they move with the module, but a checkpoint need not hold them
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.train()  # what is frozen is so from the start
 
     def train(self, mode: bool = True) -> ResNetEncoder:
         super().train(mode)

@@ -5,6 +5,7 @@ Precision and loss scaling are Accelerate's.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ class Replicated:
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
         self.module, self._accelerator = module, accelerator
         # what Accelerate makes of them: autocast around forward, gradients averaged in backward, steps under a scaler
-        self._wrapped, self._optimizer = accelerator.prepare(module, optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # a new name of broadcast_buffers that torch 2.11 lacks
+            self._wrapped, self._optimizer = accelerator.prepare(module, optimizer)
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
