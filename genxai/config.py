@@ -6,6 +6,7 @@ how it is executed; the signature of a run (`genxai.runs.run_signature`) covers 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -311,3 +312,18 @@ def unsupported(config: Config, backend: str) -> str | None:
     if backend == "fsdp2" and config.train.precision == "fp16":
         return "loss scaling of sharded gradients is not supported; use train.precision=bf16 or train.backend=ddp"
     return None
+
+
+#: how `accelerate launch` tells a process that it wants one of its own wrappers
+ACCELERATE_WRAPPERS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+
+
+def backend_of(environment: Mapping[str, str]) -> str | None:
+    """The backend that Accelerate's variables ask for, None if they ask for none. Raises ValueError for a bad stage."""
+    deepspeed, fsdp = (environment.get(name, "").lower() == "true" for name in ACCELERATE_WRAPPERS)
+    if deepspeed:
+        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        if stage not in ("0", "1", "2", "3"):
+            raise ValueError(f"ACCELERATE_DEEPSPEED_ZERO_STAGE={stage}: DeepSpeed's stages are 0 to 3")
+        return "ddp" if stage == "0" else f"zero{stage}"
+    return "fsdp2" if fsdp else None

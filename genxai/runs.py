@@ -16,6 +16,7 @@ import json
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,10 +266,19 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
+_ASKING = threading.Lock()
+
+
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """The mask of permissions of the process. Asking the system call for it sets it, for every thread."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_bytes().splitlines():
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    with _ASKING:  # no /proc: at least two threads shall not restore each other's
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return mask
 
 
 def sync_folder(path: Path) -> None:

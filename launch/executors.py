@@ -23,7 +23,7 @@ from genxai.runs import make_folder
 from launch.attempts import Live, Status
 from launch.plan import PlannedRun
 from launch.processes import find_processes
-from launch.profiles import Profile, slurm_parameters
+from launch.profiles import Profile, check_profile_fits, slurm_parameters
 from launch.sbatch import SubmitLimit, settle, submit_jobs
 from launch.slurm import max_array_size, queue
 from launch.submissions import Submission, asked_to_stop, intend, submitted
@@ -101,7 +101,7 @@ class LocalRuns(Executor):
     def _submit_one(self, planned: PlannedRun, starts: int) -> Submission:
         import submitit
 
-        device = self._least_used_device()
+        device = self._least_used_devices(planned.config.run.processes or 1)
         record = intend(self.folder, "local", [(planned.signature, starts)], device=device)
         # a folder per submission: a pid that comes round again must not find the pickle of its namesake
         jobs = self.folder.jobs / record.nonce
@@ -134,15 +134,21 @@ class LocalRuns(Executor):
                 alive.setdefault(nonce, {})[pid] = command
         return alive
 
-    def _least_used_device(self) -> str | None:
-        """The GPU that the fewest living runs use; None without GPUs."""
+    def _least_used_devices(self, count: int) -> str | None:
+        """The GPUs that the fewest living runs use, one per process, as CUDA_VISIBLE_DEVICES; None without GPUs.
+
+        Raises UsageError where a run wants more than there are.
+        """
+        if count > len(self._devices) > 0:
+            raise UsageError(f"run.processes={count}, but this machine shows {len(self._devices)} GPUs")
         if not self._devices:
             return None
         from launch.submissions import read_submissions
 
         alive = self._processes()
-        used = [s.details.get("device") for s in read_submissions(self.folder) if s.nonce in alive]
-        return min(self._devices, key=used.count)
+        living = [s for s in read_submissions(self.folder) if s.nonce in alive]
+        used = [device for s in living for device in str(s.details.get("device") or "").split(",")]
+        return ",".join(sorted(self._devices, key=used.count)[:count])
 
 
 _NONCE = re.compile(r"/jobs/([0-9a-f]{10})(?=[\s/]|$)")
@@ -197,8 +203,11 @@ class SlurmRuns(Executor):
     def submit(self, runs: Sequence[tuple[PlannedRun, int]]) -> list[Submission]:
         """At a limit on submitted jobs arrays are halved until one fits, and grow again later.
 
-        Raises SubmitLimit when not even one run more is accepted.
+        Raises SubmitLimit when not even one run more is accepted, UsageError when the profile's backend or number of
+        tasks cannot train a run.
         """
+        for planned, _ in runs:
+            check_profile_fits(self.profile, planned.config)
         records: list[Submission] = []
         first, growth = 0, 2
         while first < len(runs):

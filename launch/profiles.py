@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from genxai.config import Section
+from genxai.config import Config, Section, backend_of, unsupported
 from genxai.configfile import Tree, apply_override, read_tree, validate
 from genxai.errors import UsageError
 from launch.cli import REPOSITORY
@@ -134,6 +134,21 @@ def accelerate_environment(source: str) -> dict[str, str]:
     if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
         return {}
     raise UsageError(f"{path}: distributed_type {kind} is not supported; use NO, MULTI_GPU, FSDP or DEEPSPEED")
+
+
+def check_profile_fits(profile: Profile, config: Config) -> None:
+    """Raises UsageError where a job of the profile would refuse the run, before it has waited in a queue."""
+    wanted, batch = config.run.processes, config.train.batch_size
+    if wanted not in (None, profile.tasks):
+        raise UsageError(f"the profile starts tasks={profile.tasks}, but run.processes={wanted}; leave one of them out")
+    if batch % profile.tasks:
+        raise UsageError(f"train.batch_size={batch} cannot be shared equally by tasks={profile.tasks}")
+    backend = backend_of(accelerate_environment(profile.accelerate)) if profile.accelerate else None
+    if backend and config.train.backend not in ("auto", backend):
+        raise UsageError(f"accelerate={profile.accelerate}, but train.backend={config.train.backend}: make them agree")
+    reason = unsupported(config, backend) if backend else None
+    if reason:
+        raise UsageError(f"accelerate={profile.accelerate}: {reason}")
 
 
 def slurm_parameters(profile: Profile, name: str, threads: int) -> dict[str, Any]:

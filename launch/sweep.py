@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
@@ -152,11 +152,24 @@ def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executo
     for line in plan_lines(planner.sweep, survey, executor.cluster, _at_once(executor, survey)):
         say(line)
     if arguments.dry_run:
-        _finish(arguments, planner, executor, survey)
-        return EXIT_OK
+        return _dry_run(arguments, planner, executor, survey, say)
     with only_reconciler(planner), stop_signals(), orderly_stop(reconciler, say):
         survey = _loop(arguments, reconciler, say)
     return _conclude(arguments, planner, executor, survey, say)
+
+
+def _dry_run(
+    arguments: argparse.Namespace, planner: Planner, executor: Executor, survey: Survey, say: Callable[[str], None]
+) -> int:
+    """After the plan: what the runs to come would cost here and on other cards."""
+    from launch.attempts import Status
+    from launch.cost import as_json, cost_lines, estimates_or_reason
+
+    found, reason = estimates_or_reason(planner, survey)
+    for line in [reason] if reason else cost_lines(found, survey.total - survey.count(Status.DONE, Status.FAILED)):
+        say(line)
+    _finish(arguments, planner, executor, survey, as_json(found, reason))
+    return EXIT_OK
 
 
 def _at_once(executor: Executor, survey: Survey) -> int:
@@ -281,11 +294,18 @@ def _conclude(
     return EXIT_FAILED if failures else EXIT_OK
 
 
-def _finish(arguments: argparse.Namespace, planner: Planner, executor: Executor, survey: Survey) -> None:
+def _finish(
+    arguments: argparse.Namespace,
+    planner: Planner,
+    executor: Executor,
+    survey: Survey,
+    cost: dict[str, Any] | None = None,
+) -> None:
     if arguments.json:
         from launch.display import as_json
 
-        print(json.dumps(as_json(planner.sweep, survey, _parallel(executor, survey)), indent=1))
+        content = as_json(planner.sweep, survey, _parallel(executor, survey))
+        print(json.dumps(content | ({"cost": cost} if cost else {}), indent=1))
 
 
 def detach(arguments: argparse.Namespace, argv: list[str], planner: Planner) -> int:

@@ -19,6 +19,7 @@ from genxai.training.experiment import Experiment
 from genxai.training.optimizers import learning_rate
 from genxai.training.pictures import write_pictures
 from genxai.training.progress import LossMeter, Reporter
+from genxai.training.publisher import Publisher
 from genxai.training.resume import LoopState
 from genxai.training.steps import Terms, classifier_step, critic_step, generate, generator_step
 from genxai.training.stopping import StopFlag
@@ -35,11 +36,21 @@ class Loop:
         self.processes = experiment.processes
         self.ledger = Ledger(experiment.config.revise.tau)
         self.meter = LossMeter(experiment.device, experiment.processes)
+        self._publisher: Publisher | None = None
         self._clock = time.monotonic()
         self._next_save = time.monotonic() + experiment.config.run.checkpoint_seconds
 
     def fit(self) -> bool:
         """Train. True when the run has reached its end, False when it was asked to stop; saved either way."""
+        if not self.processes.first:
+            finished = self._fit()
+        else:
+            with Publisher(self.run.checkpoints) as self._publisher:
+                finished = self._fit()
+        self.processes.wait()
+        return finished
+
+    def _fit(self) -> bool:
         state, train = self.state, self.experiment.config.train
         while state.step < self.experiment.steps and not state.stopped_early:
             terms = joint_step(self.experiment, state.step, self.ledger)
@@ -117,12 +128,18 @@ class Loop:
         states = self._finite_states()
         self.tick()
         self._write_ledger()
-        started = time.monotonic()
-        resume.save(self.run, self.experiment, self.state, states)
-        now = time.monotonic()
-        # a large model on a slow disk shall not spend its time saving: at most one part in SAVING_SHARE
-        seconds = self.experiment.config.run.checkpoint_seconds
-        self._next_save = now + (max(seconds, SAVING_SHARE * (now - started)) if seconds else 0.0)
+        resume.save(self.run, self.experiment, self.state, states, self._publisher)
+        self._next_save = time.monotonic() + self._seconds_to_next_save()
+
+    def _seconds_to_next_save(self) -> float:
+        """A large model on a slow disk shall not spend its time saving: at most one part in SAVING_SHARE.
+
+        Nor shall the disk, behind its back, be busy all the time.
+        """
+        seconds, publisher = self.experiment.config.run.checkpoint_seconds, self._publisher
+        if publisher is None or not seconds:
+            return seconds
+        return max(seconds, SAVING_SHARE * publisher.blocked_seconds, publisher.written_seconds)
 
     def _finite_states(self) -> dict[str, dict[str, Tensor]]:
         """Every network's state; never publish or evaluate one that has stopped being numbers, its last loss or not."""

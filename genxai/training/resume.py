@@ -16,6 +16,7 @@ from genxai.errors import CheckpointError
 from genxai.runs import Run
 from genxai.training import checkpoints
 from genxai.training.experiment import Experiment
+from genxai.training.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +35,22 @@ class LoopState:
     best: dict[str, torch.Tensor] | None = None  # the kept classifier
 
 
-def save(run: Run, experiment: Experiment, state: LoopState, networks: dict[str, dict[str, torch.Tensor]]) -> None:
-    """Publish a checkpoint of the loop at a step boundary; to be called by every process, written by the first.
+def save(
+    run: Run,
+    experiment: Experiment,
+    state: LoopState,
+    networks: dict[str, dict[str, torch.Tensor]],
+    publisher: Publisher | None,
+) -> None:
+    """Have a checkpoint of the loop published at a step boundary; to be called by every process.
 
-    networks: the whole state_dict of every network.
+    networks: the whole state_dict of every network. publisher: the first process's; None on the others.
     """
     optimizers = {name: trained.optimizer_state() for name, trained in experiment.trained.items()}
-    if not experiment.processes.first:
+    if publisher is None:
         return
     scaler = experiment.accelerator.scaler
-    checkpoints.publish(
-        run.checkpoints,
+    publisher.publish(
         state.step,
         {
             "signature": run.signature,

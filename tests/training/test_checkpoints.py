@@ -6,6 +6,7 @@ import os
 import random
 
 import pytest
+import safetensors.torch
 import torch
 
 from genxai.errors import CheckpointError
@@ -87,6 +88,14 @@ def test_a_folder_that_was_never_pointed_at_is_written_anew(tmp_path):
     assert checkpoints.latest(tmp_path)[0]["lengths"] == {"metrics.jsonl": 222}
 
 
+def test_a_folder_that_was_never_pointed_at_does_not_become_the_one_before(tmp_path):
+    for step in (10, 20, 30):
+        checkpoints.publish(tmp_path, step, state(step))
+    (tmp_path / "LATEST").write_text("step-000000020\n")  # killed between the rename and the pointer
+    checkpoints.publish(tmp_path, 40, state(40))
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-000000020", "step-000000040"]
+
+
 def test_a_leftover_of_the_same_process_id_is_no_obstacle(tmp_path):
     (tmp_path / f".step-000000003.{os.getpid()}").mkdir()
     checkpoints.publish(tmp_path, 3, state(3))
@@ -107,9 +116,10 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rubbish(tmp_path, monk
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space") as caught:
         patched.setattr(os, "fsync", full)
         checkpoints.publish(tmp_path, 2, state(2))
+    assert caught.value.filename.endswith(checkpoints.TENSORS)
     assert sorted(os.listdir(tmp_path)) == before
     assert checkpoints.latest(tmp_path)[0]["loop"]["step"] == 1
 
@@ -121,6 +131,74 @@ def test_leftovers_of_a_killed_writer_are_ignored_and_swept_up(tmp_path):
     assert checkpoints.latest(tmp_path) is None
     checkpoints.publish(tmp_path, 1, state(1))
     assert not leftover.exists()
+
+
+def test_the_leftover_of_a_killed_pointer_is_swept_up_and_other_files_are_not(tmp_path):
+    for name in (".LATEST.k2j3h4", ".nfs0000000001"):
+        (tmp_path / name).write_bytes(b"step-000")
+    checkpoints.publish(tmp_path, 1, state(1))
+    assert sorted(os.listdir(tmp_path)) == [".nfs0000000001", "LATEST", "step-000000001"]
+
+
+def test_leftovers_go_before_the_new_checkpoint_needs_their_room(tmp_path, monkeypatch):
+    (tmp_path / ".step-000000001.77").mkdir()
+    there = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: there.append((tmp_path / ".step-000000001.77").exists()))
+    checkpoints.publish(tmp_path, 2, state(2))
+    assert there and not any(there)
+
+
+def test_the_tensors_file_is_byte_for_byte_what_the_safetensors_library_writes(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f'{place}.{str(dtype)[6:]} é"': torch.randint(0, 2, (place, 3), generator=generator).to(dtype)
+        for place in (1, 10, 2)
+        for dtype in checkpoints.DTYPES
+    }
+    tensors |= {
+        "scalar": torch.tensor(2.5),
+        "empty": torch.empty(0, 3),
+        "empty bytes": torch.empty(0, dtype=torch.uint8),
+        "channels last": torch.randn(2, 3, 4, 4, generator=generator).to(memory_format=torch.channels_last),
+        "every second": torch.randn(6, 4, generator=generator)[::2, 1:3],
+        "transposed": torch.randn(3, 5, dtype=torch.float64, generator=generator).t(),
+    }
+    path = checkpoints.publish(tmp_path, 1, tensors)
+    oracle = safetensors.torch.save({f"/{name}": tensor.contiguous() for name, tensor in tensors.items()})
+    assert (path / checkpoints.TENSORS).read_bytes() == oracle
+    found, _ = checkpoints.latest(tmp_path)
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
+
+
+def test_a_tensor_longer_than_what_is_written_at_a_time_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "CHUNK", 1000)
+    long = torch.arange(2501, dtype=torch.int16)
+    checkpoints.publish(tmp_path, 1, {"long": long})
+    assert torch.equal(checkpoints.latest(tmp_path)[0]["long"], long)
+
+
+def test_what_was_loaded_does_not_depend_on_the_file_any_more(tmp_path):
+    path = checkpoints.publish(tmp_path, 1, state(1)) / checkpoints.TENSORS
+    found, _ = checkpoints.latest(tmp_path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(found["weights"]["a"], torch.full((3, 2), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"loss": float("nan")}, "JSON compliant"),
+        ({"a": {"b": torch.ones(1)}, "a/b": torch.zeros(1)}, "two tensors of the state have the path /a/b"),
+        ({"a": torch.ones(1, dtype=torch.complex64)}, "/a: tensors of torch.complex64 cannot be saved"),
+        ({"a": object()}, "not JSON serializable"),
+    ],
+)
+def test_what_cannot_be_in_a_checkpoint_is_refused_before_anything_is_written(tmp_path, wrong, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        checkpoints.publish(tmp_path / "checkpoints", 1, wrong)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_files_cannot_carry_code(tmp_path):

@@ -161,10 +161,11 @@ def test_damage_to_progress_json_harms_nothing(planned):
     assert train(run) is Outcome.DONE
 
 
-def test_a_launcher_with_several_processes_is_refused(planned, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="one process"):
-        train(planned())
+def test_fewer_processes_than_were_asked_for_are_refused(planned):
+    run = planned("run.processes=2")
+    with pytest.raises(UsageError, match=r"1 process\(es\) joined, but run.processes=2"):
+        train(run)
+    assert run.state is State.PENDING
 
 
 def test_a_configuration_edited_after_planning_is_refused(planned):
@@ -198,7 +199,7 @@ def test_a_full_disk_is_not_the_runs_failure_and_harms_nothing(planned, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
-        patched.setattr(resume_module.checkpoints, "publish", full)
+        patched.setattr(resume_module.checkpoints, "publish_flat", full)
         train(run)
     assert not run.failed_file.exists() and run.state is State.STARTED
     assert train(run) is Outcome.DONE

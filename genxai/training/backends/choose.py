@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping
 from accelerate import Accelerator
 from torch import nn
 
-from genxai.config import Config, unsupported
+from genxai.config import ACCELERATE_WRAPPERS, Config, backend_of, unsupported
 from genxai.errors import UsageError
 from genxai.training.backends import Trained
 from genxai.training.backends.ddp import Replicated
 from genxai.training.optimizers import make_optimizer
-
-#: where Accelerate's profiles (slurm/accelerate/*.yaml) say which backend they mean
-DEEPSPEED, ZERO_STAGE, FSDP = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_USE_FSDP"
 
 
 def choose_backend(config: Config, environment: Mapping[str, str] | None = None) -> str:
@@ -28,7 +25,10 @@ def choose_backend(config: Config, environment: Mapping[str, str] | None = None)
     Raises UsageError when the configuration and the launcher disagree, or the launcher's choice cannot train this.
     """
     environment = os.environ if environment is None else environment
-    launcher = _launchers_choice(environment)
+    try:
+        launcher = backend_of(environment)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     named = config.train.backend
     if launcher and named not in ("auto", launcher):
         raise UsageError(f"train.backend={named}, but the launcher was told to use {launcher}: make them agree")
@@ -39,18 +39,9 @@ def choose_backend(config: Config, environment: Mapping[str, str] | None = None)
     return backend
 
 
-def _launchers_choice(environment: Mapping[str, str]) -> str | None:
-    if environment.get(DEEPSPEED, "").lower() == "true":
-        stage = environment.get(ZERO_STAGE, "2")
-        if stage not in ("0", "1", "2", "3"):
-            raise UsageError(f"{ZERO_STAGE}={stage}: DeepSpeed's stages are 0 to 3")
-        return "ddp" if stage == "0" else f"zero{stage}"
-    return "fsdp2" if environment.get(FSDP, "").lower() == "true" else None
-
-
 def keep_accelerate_out() -> None:
     """Have Accelerate not wrap everything in one engine of its own: each network gets the wrapper it can stand."""
-    for name in (DEEPSPEED, FSDP):
+    for name in ACCELERATE_WRAPPERS:
         os.environ.pop(name, None)
 
 

@@ -1,0 +1,224 @@
+"""Devices as data (launch/cards.yaml), and how long a joint step and a run would take on one.
+
+A time is either measured, the seconds of finished runs of the same cost on that kind of device, or assumed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from genxai.config import Config, Positive, Section, Share
+from genxai.configfile import validate
+from genxai.errors import GenxaiError
+from genxai.runs import Run, State, canonical_json, read_jsonl
+
+if TYPE_CHECKING:
+    from analysis.costs.step import StepCost
+
+CARDS_FILE = Path(__file__).with_name("cards.yaml")
+TERA, GIGA = 1e12, 1e9
+Precisions = dict[str, float]
+
+
+class Assumptions(Section):
+    """What no data sheet says; see the comments in cards.yaml."""
+
+    utilisation: Precisions
+    bandwidth_utilisation: Share
+    kernel_seconds: Positive
+    kernels_per_batch: Annotated[int, Field(ge=0)]
+    context_gb: Annotated[float, Field(ge=0)]
+    fragmentation: Annotated[float, Field(ge=1)]
+
+
+class Card(Section):
+    """One kind of device."""
+
+    title: str
+    names: tuple[str, ...] = Field(..., description="patterns of the device's name in provenance.jsonl")
+    peak: Precisions = Field(..., description="dense TFLOP/s by precision")
+    memory_gb: Positive | None
+    bandwidth_gb_s: Positive
+    price_per_hour: Annotated[float, Field(ge=0)] | None
+    per_thread: bool = Field(False, description="figures are one CPU thread's")
+
+
+class Cards(Section):
+    """cards.yaml."""
+
+    assumptions: Assumptions
+    cards: dict[str, Card]
+    shown: tuple[tuple[str, int], ...]
+
+    def named(self, device: str) -> str | None:
+        """The id of the card that a device's name belongs to; None if it is none of ours."""
+        for name, card in self.cards.items():
+            if any(re.search(pattern, device, re.IGNORECASE) for pattern in card.names):
+                return name
+        return None
+
+
+@functools.cache
+def load_cards() -> Cards:
+    """The devices of cards.yaml."""
+    return validate(Cards, yaml.safe_load(CARDS_FILE.read_text()), CARDS_FILE.name)
+
+
+def this_device() -> str:
+    """The name of the device that runs would use here, asked of the system and not of torch."""
+    from launch.executors import visible_gpus
+
+    if visible_gpus():
+        for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+            if found := re.search(r"^Model:\s*(.+)$", file.read_text(), re.MULTILINE):
+                return found[1].strip()
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else "cpu"
+
+
+# --- what a run has to do ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Images per split."""
+
+    train: int
+    val: int
+    balanced: int
+    test: int
+
+
+#: images of the training file and of the test file
+_FULL, _EMBEDDED = (60_000, 10_000), (3_000, 1_000)
+#: of the pooled images (genxai.data.splits.TEST_SHARE, which importing would load torch)
+_TEST_SHARE = 0.2
+_CLASSES = 10
+
+
+def split_sizes(config: Config) -> Sizes:
+    """What `genxai.data.splits` makes of the configured data set, without reading it."""
+    data = config.data
+    first, second = _FULL if data.source == "full" else _EMBEDDED
+    test = second if data.split == "canonical" else round((first + second) * _TEST_SHARE)
+    rest = first + second - test
+    val = max(1, round(rest * data.val_fraction))
+    train = rest - val
+    if data.train_limit is not None and data.train_limit < train:
+        held_out = round(data.train_limit * data.val_fraction / (1 - data.val_fraction))
+        train, val = data.train_limit, min(val, max(1, held_out))
+    test = min(test, data.test_limit or test)
+    # equally many of each class, so at most this many; a few less where classes are uneven
+    return Sizes(train, val, min(data.balanced_val_size, val) // _CLASSES * _CLASSES, test)
+
+
+def steps(config: Config) -> int:
+    """Joint steps of a run that does not stop early."""
+    return config.train.epochs * math.ceil(split_sizes(config).train / config.train.batch_size)
+
+
+def step_key(config: Config) -> str:
+    """Equal for configurations whose joint steps cost the same."""
+    options = config.model_dump(mode="json")
+    model, objective, revise = options["model"], options["objective"], options["revise"]
+    for section, free in ((model["image"], ("weights",)), (model["text"], ("pretrained",)), (model, ("dropout",))):
+        for name in free:
+            section.pop(name)
+    model["gan"].pop("ema_decay")
+    weights = {name: objective[name] > 0 for name in ("lambda_gp", "lambda_attribution")}
+    objective = {name: objective[name] for name in ("n_critic", "bias_descriptor", "bias_conditional")} | weights
+    revise = {"enabled": revise["enabled"], "generator": revise["generator_weight"] > 0, "score": revise["score"]}
+    train = {name: options["train"][name] for name in ("batch_size", "precision", "optimizer")}
+    explain = {name: options["explain"][name] for name in ("fraction", "every")}
+    size = options["data"]["image_size"]
+    return canonical_json([model, objective, revise if revise["enabled"] else False, train, explain, size])
+
+
+def run_key(config: Config) -> str:
+    """Equal for configurations whose runs cost the same on one device."""
+    train = config.train
+    sizes = split_sizes(config)
+    rest = [train.epochs, train.eval_every, train.explain_samples, train.threads, train.backend, str(sizes)]
+    return canonical_json([step_key(config), rest])
+
+
+# --- how long that takes -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Seconds of one run on one device, and of one of its steps, all else shared out over them."""
+
+    seconds: float
+    step_seconds: float
+    #: "measured" on finished runs, or "assumed" from operations
+    basis: str
+    #: finished runs behind a measured time
+    count: int = 0
+
+
+Measured = Mapping[tuple[str, str], list[float]]
+
+
+def measured_seconds(runs: Iterable[Run]) -> Measured:
+    """Seconds of training of the finished runs that one start made, by (run key, card)."""
+    cards, found = load_cards(), dict[tuple[str, str], list[float]]()
+    for run in runs:
+        try:
+            if run.state is not State.DONE:
+                continue
+            seconds, starts = run.result().get("seconds"), read_jsonl(run.provenance_file)
+            devices = {str(start.get("device")) for start in starts}
+            card = cards.named(devices.pop()) if len(devices) == 1 else None
+            if card is not None and isinstance(seconds, int | float) and seconds > 0:
+                found.setdefault((run_key(run.config()), card), []).append(float(seconds))
+        except (GenxaiError, AttributeError):
+            continue  # a damaged run is no reason not to estimate
+    return found
+
+
+def step_seconds(cost: StepCost, config: Config, card: Card) -> float:
+    """Assumed seconds of a joint step: each pass takes its operations or its kernels, whichever is longer."""
+    assumed = load_cards().assumptions
+    threads = config.train.threads if card.per_thread else 1
+
+    def speed(precision: str) -> float:
+        return card.peak[precision] * TERA * threads * assumed.utilisation[precision]
+
+    passes = sum(max(part.flops / speed(part.precision), part.kernels * assumed.kernel_seconds) for part in cost.parts)
+    updates = cost.update_bytes / (card.bandwidth_gb_s * GIGA * threads * assumed.bandwidth_utilisation)
+    batches = config.objective.n_critic + 1
+    return passes + updates + batches * assumed.kernels_per_batch * assumed.kernel_seconds
+
+
+def assumed_run(cost: StepCost, config: Config, card: Card) -> RunTime:
+    """Assumed seconds of a run to its last epoch: its steps, and float32 forward passes for the evaluations."""
+    assumed, sizes, train = load_cards().assumptions, split_sizes(config), config.train
+    forward = cost.flops("image_encoder", "text_encoder", "fusion", "head", phases=("forward",)) / train.batch_size
+    explained = 2 * min(train.explain_samples, sizes.val)  # a map costs about as much as another forward pass
+    evaluations = math.ceil(train.epochs / train.eval_every) * (sizes.val + sizes.balanced + explained)
+    # test, unbiased, conflict, and pairs; maps of two more splits
+    final = sizes.val + sizes.balanced + 5 * sizes.test + 3 * explained
+    threads = train.threads if card.per_thread else 1
+    speed = card.peak["fp32"] * TERA * threads * assumed.utilisation["fp32"]
+    seconds = steps(config) * step_seconds(cost, config, card) + (evaluations + final) * forward / speed
+    return RunTime(seconds, seconds / steps(config), "assumed")
+
+
+def memory_gb(cost: StepCost) -> float:
+    """Assumed gigabytes that a run takes on a GPU."""
+    assumed: Any = load_cards().assumptions
+    return cost.memory_bytes / GIGA * assumed.fragmentation + assumed.context_gb
