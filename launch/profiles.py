@@ -167,7 +167,7 @@ def slurm_parameters(profile: Profile, name: str, threads: int) -> dict[str, Any
         "qos": profile.qos,
         "time": profile.time,
         "nodes": profile.nodes,
-        "tasks_per_node": profile.tasks // profile.nodes,
+        "ntasks_per_node": profile.tasks // profile.nodes,
         "cpus_per_task": cpus,
         "srun_args": [f"--cpus-per-task={cpus}", *several],  # since Slurm 22.05 srun does not take it from sbatch
         "mem": profile.mem,
