@@ -19,7 +19,7 @@ from genxai.runs import Run
 from genxai.training import checkpoints
 from genxai.training.draws import Draws
 from genxai.training.experiment import EVALUATION_BATCH, Experiment, choose_device
-from genxai.training.objectives import attribution_map, plain_forward
+from genxai.training.objectives import attribution_map
 from genxai.training.parallel import Processes
 
 #: splits that may choose something (early stopping, a sweep's point) and those that only report
@@ -72,11 +72,9 @@ def predict(classifier: nn.Module, config: Config, data: TexMM, explained: int, 
 
     Batches are cut as for one process and dealt out, so that the numbers do not depend on how many there are.
     """
-    forward = plain_forward(classifier)
-
     def probabilities(sample: Sample) -> Tensor:
         with torch.no_grad():
-            return forward(sample.images, sample.tokens, sample.token_mask).logits.float().softmax(1)
+            return classifier(sample.images, sample.tokens, sample.token_mask).logits.float().softmax(1)
 
     def maps(sample: Sample) -> Tensor:
         return explain(classifier, sample, config.explain.method)
@@ -112,7 +110,7 @@ def _in_batches(
 def explain(classifier: nn.Module, sample: Sample, method: str) -> Tensor:
     """Maps [B, h, w] of the class the classifier predicts, which is all a user would know."""
     with torch.enable_grad():
-        prediction = plain_forward(classifier)(sample.images, sample.tokens, sample.token_mask)
+        prediction = classifier(sample.images, sample.tokens, sample.token_mask)
         return attribution_map(prediction, prediction.logits.argmax(1), method, create_graph=False).detach()
 
 
@@ -124,9 +122,8 @@ def evaluate_generator(experiment: Experiment) -> Metrics:
     labels = torch.arange(GENERATED, device=device) % experiment.train.num_classes
     latents = draws.latents("evaluation", config.model.gan.latent_dim, 0)
     with evaluating(experiment.average):
-        forward = plain_forward(experiment.average)
         parts = zip(latents.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
-        features = torch.cat([experiment.descriptor(forward(z, y)) for z, y in parts])
+        features = torch.cat([experiment.descriptor(experiment.average(z, y)) for z, y in parts])
     return {"generator/bias_gap": bias_loss(features, labels, experiment.reference).item()}
 
 

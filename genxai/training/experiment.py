@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from genxai.config import Config
@@ -28,6 +27,7 @@ from genxai.training.backends import Trained
 from genxai.training.backends.choose import choose_backend, keep_accelerate_out, prepare
 from genxai.training.draws import Draws
 from genxai.training.parallel import Processes, world_size
+from genxai.training.precision import Precision, compute_in_float32
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Experiment:
     accelerator: Accelerator
     train: TexMM
     draws: Draws
+    precision: Precision
     trained: dict[str, Trained]
     average: Generator
     descriptor: Any
@@ -117,6 +118,7 @@ def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
     backend = choose_backend(config)
     accelerator = make_accelerator(config, tracker_folder)
     processes, device = Processes.of_this_run(), accelerator.device
+    precision = Precision(config.train.precision, device)
     torch.set_num_threads(config.train.threads)  # Accelerate sets its own where there are several processes
     compute_in_float32()
     train = TexMM(config, "train", device)
@@ -140,7 +142,8 @@ def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
         accelerator=accelerator,
         train=train,
         draws=Draws(config.seed, len(train), config.train.batch_size, positions),
-        trained=prepare(backend, modules, config, accelerator),
+        precision=precision,
+        trained=prepare(backend, modules, config, precision, processes.count),
         average=cast(Generator, average),
         descriptor=descriptor,
         reference=reference_statistics(config, train, descriptor),
@@ -175,15 +178,6 @@ def _synchronise_batch_norm(classifier: nn.Module, config: Config, processes: Pr
     nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
 
 
-def compute_in_float32() -> None:
-    """float32 means IEEE float32, also in convolutions on a GPU, where cuDNN would take TF32 by default.
-
-    The penalty and the maps are second-order quantities; bf16 and fp16 come from autocast alone.
-    """
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-
-
 def choose_device(config: Config) -> str:
     """'cpu' or 'cuda' for the configured device."""
     if config.run.device == "auto":
@@ -194,7 +188,7 @@ def choose_device(config: Config) -> str:
 
 
 def make_accelerator(config: Config, tracker_folder: Path | None = None) -> Accelerator:
-    """Device, precision and trackers; joins the process group that a launcher's environment describes.
+    """Device and trackers; joins the process group that a launcher's environment describes.
 
     Raises UsageError when the processes are not as many as `run.processes` says: a launcher that silently starts one
     must not pass for several.
@@ -202,21 +196,18 @@ def make_accelerator(config: Config, tracker_folder: Path | None = None) -> Acce
     # Accelerate keeps its state in the process; a second run in one process (tests, packing) starts afresh
     AcceleratorState._reset_state(True)
     keep_accelerate_out()
-    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
     trackers = list(config.run.trackers) if tracker_folder else []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             accelerator = Accelerator(
                 cpu=choose_device(config) == "cpu",
-                mixed_precision=precision,
+                mixed_precision="no",  # the networks' own business, see `precision`
                 log_with=trackers or None,
                 project_dir=str(tracker_folder) if tracker_folder else None,
-                # nothing here is unused, and buffers (batch norm's, synchronised) agree without being sent around
-                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
             )
     except ValueError as error:
-        raise UsageError(f"run.trackers or train.precision: {error}") from None
+        raise UsageError(f"run.trackers: {error}") from None
     wanted, started = config.run.processes, accelerator.num_processes
     if (wanted is not None and wanted != started) or started != world_size():
         raise UsageError(

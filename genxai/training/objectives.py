@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genxai.explain import grad_cam, grad_cam_plus, grad_cam_plus_plus
 
@@ -19,11 +19,6 @@ ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
     "grad_cam_plus": grad_cam_plus,
     "grad_cam": grad_cam,
 }
-
-
-def plain_forward(module: nn.Module) -> Callable[..., Any]:
-    """The module's own forward, past any wrapper that Accelerate put on the instance (autocast)."""
-    return type(module).forward.__get__(module)
 
 
 def gradient_penalty(

@@ -15,7 +15,6 @@ from genxai.runs import make_folder, write_atomic
 from genxai.training.draws import Draws
 from genxai.training.evaluation import explain, full_size_maps
 from genxai.training.experiment import Experiment
-from genxai.training.objectives import plain_forward
 
 ROWS, COLUMNS = 8, 10
 #: pictures are enlarged to about this many pixels per image
@@ -39,7 +38,7 @@ def generated_grid(experiment: Experiment) -> Tensor:
     draws = Draws(experiment.config.seed, count, count, torch.arange(count, device=device))
     with evaluating(experiment.average):
         latents = draws.latents("picture", experiment.config.model.gan.latent_dim, 0)
-        images = plain_forward(experiment.average)(latents, labels)
+        images = experiment.average(latents, labels)
     return _tile(images.expand(-1, 3, -1, -1), COLUMNS)
 
 

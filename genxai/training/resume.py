@@ -49,14 +49,13 @@ def save(
     optimizers = {name: trained.optimizer_state() for name, trained in experiment.trained.items()}
     if publisher is None:
         return
-    scaler = experiment.accelerator.scaler
     publisher.publish(
         state.step,
         {
             "signature": run.signature,
             "modules": networks,
             "optimizers": optimizers,
-            "scaler": scaler.state_dict() if scaler is not None else None,
+            "scalers": {name: trained.scaler_state() for name, trained in experiment.trained.items()},
             "loop": {field.name: getattr(state, field.name) for field in fields(state)},
             "random": random_state(),
             "lengths": {path.name: _length(path) for path in _appended(run)},
@@ -87,10 +86,8 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
             f"{run.checkpoints}"
         )
     for name, trained in experiment.trained.items():
-        trained.load(saved["modules"][name], saved["optimizers"][name])
+        trained.load(saved["modules"][name], saved["optimizers"][name], saved["scalers"][name])
     experiment.average.load_state_dict(saved["modules"]["average"])
-    if saved["scaler"] is not None and experiment.accelerator.scaler is not None:
-        experiment.accelerator.scaler.load_state_dict(saved["scaler"])
     restore_random_state(saved["random"])
     _truncate(run, experiment, saved["lengths"])
     state = LoopState(**saved["loop"])

@@ -21,7 +21,7 @@ from genxai.fairness import Ledger, bias_deviation, bias_loss, correction, estim
 from genxai.fairness.revise import SampleOrigin
 from genxai.models import evaluating, update_ema
 from genxai.training.experiment import Experiment
-from genxai.training.objectives import attribution_map, gradient_penalty, plain_forward
+from genxai.training.objectives import attribution_map, gradient_penalty
 
 Terms = dict[str, Tensor]
 
@@ -79,16 +79,16 @@ def critic_step(experiment: Experiment, step: int, turn: int) -> Terms:
     """Eq. 1: L_D = E[D(G(z,y),y)] - E[D(x,y)] + lambda_gp L_GP, real and fake sharing their labels."""
     config, draws, critic = experiment.config, experiment.draws, experiment.trained["critic"]
     sample = experiment.train.batch(draws.critic_indices(step, turn))
-    with torch.no_grad(), experiment.accelerator.autocast():
+    with torch.no_grad(), experiment.precision.autocast():
         latents = draws.latents("critic", config.model.gan.latent_dim, step, turn)
-        fake = plain_forward(experiment.generator)(latents, sample.labels).float()
+        fake = experiment.generator(latents, sample.labels).float()
     scores = critic(torch.cat([fake, sample.images]), sample.labels.repeat(2)).float()
     fake_scores, real_scores = scores.chunk(2)
     wasserstein = fake_scores.mean() - real_scores.mean()
     loss, penalty = wasserstein, torch.zeros_like(wasserstein)
     if config.objective.lambda_gp > 0:
         penalty = gradient_penalty(
-            plain_forward(experiment.critic), sample.images, fake, sample.labels, epsilon=draws.epsilon(step, turn)
+            experiment.critic, sample.images, fake, sample.labels, epsilon=draws.epsilon(step, turn)
         )
         loss = loss + config.objective.lambda_gp * penalty
     critic.update(loss, config.train.clip_norm)
@@ -203,8 +203,8 @@ def generator_step(experiment: Experiment, generated: Generated, revision: Revis
     config, processes, generator = experiment.config, experiment.processes, experiment.trained["generator"]
     fake, labels = generated.images, generated.labels
     experiment.critic.requires_grad_(False)
-    with experiment.accelerator.autocast():
-        adversarial = -plain_forward(experiment.critic)(fake, labels).float().mean()
+    with experiment.precision.autocast():
+        adversarial = -experiment.critic(fake, labels).float().mean()
     features = experiment.descriptor(fake)
     bias = bias_loss(processes.all_rows(features), processes.all_rows(labels), experiment.reference)
     loss = adversarial + config.objective.lambda_bias * processes.count * bias
@@ -257,10 +257,9 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
     create_graph both are differentiable in the classifier's parameters and in the images.
     """
     config = experiment.config
-    forward = plain_forward(experiment.classifier)
     # in float32 whatever the precision: half-precision gradients of a map underflow, and it is a few samples
     with evaluating(experiment.classifier), torch.autocast(monitored.images.device.type, enabled=False):
-        prediction = forward(monitored.images, monitored.tokens, monitored.token_mask)
+        prediction = experiment.classifier(monitored.images, monitored.tokens, monitored.token_mask)
     heatmap = attribution_map(prediction, monitored.labels, config.explain.method, create_graph=create_graph)
     outside = out_of_mask(heatmap, monitored.masks)
     if config.revise.score == "out_of_mask":

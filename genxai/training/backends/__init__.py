@@ -36,5 +36,8 @@ class Trained(Protocol):
     def optimizer_state(self) -> dict[str, Any]:
         """The whole state in torch's own format, keyed by parameter number; to be called by every process."""
 
-    def load(self, network: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        """Put back what the two above gave, at this or any other number of processes and under any backend."""
+    def scaler_state(self) -> dict[str, Any] | None:
+        """The loss scaler's state (fp16); None without one."""
+
+    def load(self, network: dict[str, Tensor], optimizer: dict[str, Any], scaler: dict[str, Any] | None) -> None:
+        """Put back what these gave, at this or any other number of processes and under any backend."""

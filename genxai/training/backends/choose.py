@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from accelerate import Accelerator
 from torch import nn
 
 from genxai.config import ACCELERATE_WRAPPERS, Config, backend_of, unsupported
@@ -17,6 +16,7 @@ from genxai.errors import UsageError
 from genxai.training.backends import Trained
 from genxai.training.backends.ddp import Replicated
 from genxai.training.optimizers import make_optimizer
+from genxai.training.precision import Precision
 
 
 def choose_backend(config: Config, environment: Mapping[str, str] | None = None) -> str:
@@ -46,7 +46,7 @@ def keep_accelerate_out() -> None:
 
 
 def prepare(
-    backend: str, modules: Mapping[str, nn.Module], config: Config, accelerator: Accelerator
+    backend: str, modules: Mapping[str, nn.Module], config: Config, precision: Precision, processes: int
 ) -> dict[str, Trained]:
     """Each network with its optimiser under the backend, or under what of it the network can stand.
 
@@ -54,22 +54,23 @@ def prepare(
     """
     trained: dict[str, Trained] = {}
     for name, module in modules.items():
-        make: Callable[[], contextlib.AbstractContextManager[None]] = accelerator.autocast
+        make = functools.partial(make_optimizer, name, train=config.train)
         if backend == "fsdp2" and name == "classifier":
             from genxai.training.backends import fsdp
 
-            trained[name] = fsdp.prepare(
-                module,
-                lambda parameters: make_optimizer("classifier", parameters, config.train),
-                device=accelerator.device,
-                autocast=make,
-            )
+            trained[name] = fsdp.prepare(module, make, device=precision.device, autocast=precision.autocast)
         elif backend.startswith("zero"):
             from genxai.training.backends import zero
 
             stage = int(backend[-1]) if name == "classifier" else min(2, int(backend[-1]))
-            optimizer = make_optimizer(name, module.parameters(), config.train)
-            trained[name] = zero.prepare(name, module, optimizer, stage=stage, device=accelerator.device, autocast=make)
+            trained[name] = zero.prepare(
+                name,
+                module,
+                make(module.parameters()),
+                stage=stage,
+                device=precision.device,
+                autocast=precision.autocast,
+            )
         else:
-            trained[name] = Replicated(module, make_optimizer(name, module.parameters(), config.train), accelerator)
+            trained[name] = Replicated(module, make(module.parameters()), precision, processes)
     return trained
