@@ -1,29 +1,41 @@
-"""Where the time of a step goes, and what explanation and revision cost, as ratios measured side by side."""
+"""Time the suite against what it could be at best and against its peers, as ratios measured side by side.
+
+The command line; what is compared with what stands in each module of `analysis.benchmarks`.
+"""
 
 from __future__ import annotations
 
-import functools
+import argparse
+import importlib.util
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from genxai.errors import EXIT_OK, UsageError
+from analysis.benchmarks import CORE, SUITES, measure
+from genxai.errors import EXIT_FAILED, EXIT_OK, UsageError
 from launch.cli import make_parser, run_command, split_overrides
 
+if TYPE_CHECKING:
+    from analysis.benchmarks.figures import Figure
+    from analysis.benchmarks.setting import Setting
+
 DESCRIPTION = """
-Time one step of the joint loop, split into data, critic, generator, classifier and explanation + revision, and the
-composition of a batch of 64 images. The overhead is the ratio of the loop with and without explanation and revision,
-both timed alternately in this process (the paper claims under 1.12).
+Measure ratios: contenders take turns in one process after a warm-up, and each figure is the median, minimum and
+maximum of the quotient over the repeats. Times in ms hold for the named machine only. Targets stand beside the figures.
+
+suites:
+  core     the headline of every suite below (default)
 """
 EXAMPLES = """
-  python analysis/benchmark.py
-  python analysis/benchmark.py cpu --repeats 30 explain.fraction=0.25
-  python analysis/benchmark.py tiny --json
+  python analysis/benchmark.py                                  the headline figures, on preset tiny
+  python analysis/benchmark.py cpu --suite loop --repeats 40    preset cpu: parts of a step, curve over fractions
+  python analysis/benchmark.py --suite cam train.threads=1
+  python analysis/benchmark.py --short --check                  under a minute; exit 1 if a ratio has clearly fallen
 """
-Figures = dict[str, dict[str, Any]]
+REPEATS, SHORT_REPEATS = 20, 8
+#: seconds that one comparison may take with --short, if it can be helped
+SHORT_SECONDS = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,109 +43,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(lambda: _main(argv))
 
 
-def _main(argv: Sequence[str] | None) -> int:
-    parser = make_parser("benchmark.py", DESCRIPTION, EXAMPLES)
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of analysis/benchmark.py."""
+    described = "\n".join(f"  {name:9s}{meaning}" for name, meaning in SUITES.items())
+    parser = make_parser("benchmark.py", f"{DESCRIPTION.rstrip()}\n{described}", EXAMPLES)
     parser.add_argument("words", nargs="*", metavar="SOURCE [key=value ...]", help="preset or YAML (default: tiny)")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed steps of each kind (default: 20)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_intermixed_args(argv)
-    if options.repeats < 1:
-        raise UsageError(f"--repeats: expected at least 1, got {options.repeats}")
-    source, overrides = split_overrides(options.words, "preset or YAML")
-    figures = measure(source or "tiny", overrides, options.repeats)
-    print(json.dumps(figures, indent=1) if options.json else _table(figures))
-    return EXIT_OK
-
-
-def measure(source: str, overrides: Sequence[str], repeats: int) -> Figures:
-    """All figures: times in ms and ratios, each with median, min and max over the repeats."""
-    import torch
-
-    from genxai.configfile import load_config
-    from genxai.training.experiment import build
-
-    without_explanation = ["revise.enabled=false", "objective.lambda_attribution=0"]
-    full = load_config(source, overrides)
-    torch.set_num_threads(full.train.threads)
-    experiment = build(full)
-    plain = build(load_config(source, [*overrides, *without_explanation]))
-    figures = _loop_figures(experiment, plain, repeats)
-    indices = torch.randint(len(experiment.train), (64,), generator=torch.Generator().manual_seed(0))
-    indices = indices.to(experiment.device)
-    figures["compose a batch of 64"] = _spread(
-        _times(lambda: experiment.train.batch(indices), experiment, repeats), "ms"
+    parser.add_argument("--suite", choices=(CORE, *SUITES), default=CORE, help="what is measured (default: core)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"rounds of each comparison (default: {REPEATS}, with --short {SHORT_REPEATS}; slow ones make fewer)",
     )
-    return figures
+    parser.add_argument("--short", action="store_true", help="headline figures and small sizes, under a minute")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a median is on the wrong side of its floor")
+    return parser
 
 
-def _loop_figures(experiment: Any, plain: Any, repeats: int) -> Figures:
-    from genxai.fairness import Ledger
-    from genxai.training.loop import joint_step
-    from genxai.training.steps import classifier_step, critic_step, generator_step
+def _main(argv: Sequence[str] | None) -> int:
+    options = build_parser().parse_intermixed_args(argv)
+    repeats = options.repeats if options.repeats is not None else SHORT_REPEATS if options.short else REPEATS
+    if repeats < 1:
+        raise UsageError(f"--repeats: expected at least 1, got {repeats}")
+    from analysis.benchmarks.setting import Setting
 
-    ledger = Ledger(experiment.config.revise.tau)
-    turns = range(plain.config.objective.n_critic)
-    _, generated = generator_step(plain, 0)
-    batch = plain.draws.classifier_indices(0)
-    parts: dict[str, Callable[[int], Any]] = {
-        "step with explanation and revision": lambda step: joint_step(experiment, step, ledger),
-        "step without": lambda step: joint_step(plain, step, ledger),
-        "data": lambda step: [plain.train.batch(batch) for _ in range(len(turns) + 1)],
-        "critic (data included)": lambda step: [critic_step(plain, step, turn) for turn in turns],
-        "generator": lambda step: generator_step(plain, step),
-        "classifier (data included)": lambda step: classifier_step(plain, step, generated, ledger),
-    }
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for step in range(-2, repeats):  # two rounds to warm up; alternating, so that load falls on all alike
-        for name, part in parts.items():
-            elapsed = _time(functools.partial(part, max(step, 0)), experiment)
-            if step >= 0:
-                times[name].append(elapsed)
-    figures = {name: _spread(values, "ms") for name, values in times.items()}
-    whole, bare = times["step with explanation and revision"], times["step without"]
-    differences = [one - other for one, other in zip(whole, bare, strict=True)]
-    figures["explanation + revision"] = _spread(differences, "ms")
-    ratios = [one / other for one, other in zip(whole, bare, strict=True)]
-    figures["overhead of explanation + revision"] = _spread(ratios, "ratio")
-    shares = [one / other for one, other in zip(times["data"], bare, strict=True)]
-    figures["data supply"] = _spread(shares, "of a step")
-    return figures
+    source, overrides = split_overrides(options.words, "preset or YAML")
+    limit = SHORT_SECONDS if options.short else None
+    setting = Setting(source or "tiny", tuple(overrides), repeats, options.short, limit)
+    return run(setting, options)
 
 
-def _time(work: Callable[[], Any], experiment: Any) -> float:
-    import torch
+def run(setting: Setting, options: argparse.Namespace) -> int:
+    """Measure, print, and with --check compare with the floors; the exit code."""
+    import logging
 
-    if experiment.device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if experiment.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    from analysis.benchmarks import machine, report
+    from analysis.benchmarks.floors import fallen, load_marks
 
+    logging.getLogger("genxai").setLevel(logging.ERROR)  # what a run's data lack is told by the run
+    config, marks = setting.config(), load_marks()
+    from genxai.training.experiment import choose_device
 
-def _times(work: Callable[[], Any], experiment: Any, repeats: int) -> list[float]:
-    work()
-    return [_time(work, experiment) for _ in range(max(repeats, 50))]
-
-
-def _spread(values: list[float], unit: str) -> dict[str, Any]:
-    scale = 1e3 if unit == "ms" else 1.0
-    return {
-        "median": round(statistics.median(values) * scale, 3),
-        "min": round(min(values) * scale, 3),
-        "max": round(max(values) * scale, 3),
-        "unit": unit,
-        "repeats": len(values),
-    }
-
-
-def _table(figures: Figures) -> str:
-    lines = [f"{'':38s}{'median':>9s}{'min':>9s}{'max':>9s}"]
-    for name, row in figures.items():
-        numbers = "".join(f"{row[key]:9.2f}" for key in ("median", "min", "max"))
-        lines.append(f"{name:38s}{numbers}  {row['unit']}")
-    return "\n".join(lines)
+    described = machine.describe(choose_device(config), config.train.threads)
+    if options.suite in (CORE, "cam") and importlib.util.find_spec("pytorch_grad_cam") is None:
+        setting.progress.say("cam: pytorch-grad-cam is not there to compare with: pip install grad-cam")
+    figures: list[Figure] = measure(options.suite, setting)
+    if options.json:
+        about = {"suite": options.suite, "source": setting.source, "overrides": list(setting.overrides)}
+        print(json.dumps(report.as_json(figures, marks, described, about), indent=1))
+    else:
+        title = " ".join((options.suite, "on", setting.source, *setting.overrides))
+        print(report.table(figures, marks, described, title))
+    if options.check and (sentences := fallen(figures, marks)):
+        print("fallen: " + "; ".join(sentences), file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ EXAMPLES = """
   python analysis/make_tables.py                            all tables from ./runs into ./tables
   python analysis/make_tables.py --tables 1,2               only Tables 1 and 2
   python analysis/make_tables.py --tables sweep_lambda      only the table of the sweep 'lambda'
+  python analysis/make_tables.py --tables 7                 what analysis/complexity.py has counted
   python analysis/make_tables.py --runs /scratch/runs --out paper/tables
   python analysis/make_tables.py --json | jq '.documents[].name'
 """
@@ -63,7 +64,7 @@ def make_tables(options: argparse.Namespace) -> int:
     specs = load_tables()
     wanted = _wanted(options.tables, specs)
     results = read_runs(root, "the tables have no measured values")
-    documents = build(specs, results, wanted)
+    documents = build(specs, results, wanted) + counted(root, wanted)
     files = write(documents, options.out)
     if options.json:
         sweeps = {name: sweep.selected for name, sweep in results.sweeps.items()}
@@ -92,11 +93,14 @@ def _wanted(text: str | None, specs: Sequence[TableSpec]) -> set[str] | None:
     """Names asked for; None for all. `sweep_NAME` is checked when the sweeps are known."""
     if text is None:
         return None
+    from analysis import table7
+
     known = {name: spec.id for spec in specs for name in (spec.id, spec.number)}
+    known |= {table7.ID: table7.ID, table7.NUMBER: table7.ID}
     wanted = set()
     for name in (part.strip() for part in text.split(",")):
         if name not in known and not name.startswith("sweep_"):
-            allowed = ", ".join(sorted({spec.number for spec in specs} | {"sweep_NAME"}))
+            allowed = ", ".join(sorted({spec.number for spec in specs} | {table7.NUMBER, "sweep_NAME"}))
             raise UsageError(f"--tables: unknown table {name!r}; allowed: {allowed}")
         wanted.add(known.get(name, name))
     return wanted
@@ -121,6 +125,18 @@ def build(specs: Sequence[TableSpec], results: Results, wanted: set[str] | None)
         if name.startswith("sweep_") and name not in made:
             raise UsageError(f"--tables: there is no sweep {name.removeprefix('sweep_')!r} among the runs")
     return documents
+
+
+def counted(root: Path, wanted: set[str] | None) -> list[Document]:
+    """Table 7, which no run directory has: analysis/complexity.py writes what it is made of."""
+    from analysis import table7
+
+    if wanted is not None and table7.ID not in wanted:
+        return []
+    document, problems = table7.complexity(root)
+    for problem in problems:
+        print(f"warning: left out: {problem}", file=sys.stderr)
+    return [document]
 
 
 def write(documents: Sequence[Document], folder: Path, suffixes: Sequence[str] = ("md", "csv", "tex")) -> list[Path]:

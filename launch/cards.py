@@ -174,18 +174,22 @@ Measured = Mapping[tuple[str, str], list[float]]
 
 
 def measured_seconds(runs: Iterable[Run]) -> Measured:
-    """Seconds of training of the finished runs that one start made, by (run key, card)."""
+    """Device-seconds of training of the finished runs, by (run key, card).
+
+    A run that was started on several kinds of device, or on several numbers of them, measures nothing.
+    """
     cards, found = load_cards(), dict[tuple[str, str], list[float]]()
     for run in runs:
         try:
             if run.state is not State.DONE:
                 continue
             seconds, starts = run.result().get("seconds"), read_jsonl(run.provenance_file)
-            devices = {str(start.get("device")) for start in starts}
-            card = cards.named(devices.pop()) if len(devices) == 1 else None
+            places = {(str(start.get("device")), start.get("processes", 1)) for start in starts}
+            device, processes = places.pop() if len(places) == 1 else ("", 1)
+            card = cards.named(device)
             if card is not None and isinstance(seconds, int | float) and seconds > 0:
-                found.setdefault((run_key(run.config()), card), []).append(float(seconds))
-        except (GenxaiError, AttributeError):
+                found.setdefault((run_key(run.config()), card), []).append(float(seconds) * int(processes))
+        except (GenxaiError, AttributeError, TypeError, ValueError):
             continue  # a damaged run is no reason not to estimate
     return found
 

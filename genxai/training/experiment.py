@@ -130,7 +130,8 @@ def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
             )
     positions = _positions(config, processes, device)
     modules = _networks(config, train.vocab_size, device)
-    share_rows(modules["classifier"], positions, config.train.batch_size)
+    if processes.count > 1:
+        share_rows(modules["classifier"], positions, config.train.batch_size)
     _synchronise_batch_norm(modules["classifier"], config, processes, device)
     average = copy.deepcopy(modules["generator"]).requires_grad_(False)
     replica = copy.deepcopy(modules["classifier"]) if backend in SHARDED else None

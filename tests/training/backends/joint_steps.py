@@ -194,8 +194,8 @@ def frozen_pass(trained, batch):
     classifier.module.requires_grad_(True)
 
 
-def joint_step(trained, batch, case):
-    clip, explain = case.get("clip"), case.get("explain", True)
+def joint_step(trained, batch, case, step):
+    clip, explain = case.get("clip"), case.get("explain", True) and step % case.get("every", 1) == 0
     if "generator" in trained:
         for _ in range(2):
             critic_step(trained, batch, clip)
@@ -221,7 +221,7 @@ def run(case, folder, rank, count):
     try:
         for step in range(first, last):
             batch = {key: value[rank::count] for key, value in global_batch(step, dtype).items()}
-            joint_step(trained, batch, case)
+            joint_step(trained, batch, case, step)
     except RuntimeError as problem:
         if not case.get("fails"):
             raise

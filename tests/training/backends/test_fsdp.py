@@ -37,6 +37,7 @@ def outcomes(launcher, bert):
             case("whole-clipped", "plain", optimizer, clip=0.05),
             case("whole-early", "plain", optimizer, fusion="early"),
             case("whole-bert", "plain", optimizer, **bert),
+            case("whole-sometimes", "plain", optimizer, every=2),
             case("whole-half", "plain", optimizer, steps=[0, 1]),
         ]
         two += [
@@ -44,6 +45,7 @@ def outcomes(launcher, bert):
             case("sharded-clipped", "fsdp2", optimizer, clip=0.05),
             case("sharded-early", "fsdp2", optimizer, fusion="early"),
             case("sharded-bert", "fsdp2", optimizer, **bert),
+            case("sharded-sometimes", "fsdp2", optimizer, every=2),
             case("sharded-half", "fsdp2", optimizer, steps=[0, 1]),
             case("sharded-from-whole", "fsdp2", optimizer, steps=[1, 3], start=f"whole-half-{optimizer}"),
         ]
@@ -70,7 +72,7 @@ def test_the_text_encoder_is_shared_out_between_two_processes(outcomes, variant)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("variant", ["", "-clipped", "-early", "-bert"])
+@pytest.mark.parametrize("variant", ["", "-clipped", "-early", "-bert", "-sometimes"])
 def test_two_processes_make_the_steps_of_one_with_the_whole_batch(outcomes, variant, optimizer):
     whole, sharded = outcomes[f"whole{variant}-{optimizer}"], outcomes[f"sharded{variant}-{optimizer}"]
     assert whole.moved("classifier") > 1e-3
