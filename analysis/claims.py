@@ -181,15 +181,19 @@ def _meets(config: Config, row: RowSpec) -> bool:
 
 @functools.cache
 def _shipped_sweeps() -> tuple[tuple[Path, tuple[Config, ...]], ...]:
-    """Every sweep of this checkout with the configurations of its grid; none where only the package is installed."""
+    """Every sweep of this checkout with the configurations of its grid; none where only the package is installed.
+
+    Those first that change least of their preset: special ones come when no other will do.
+    """
     found = []
     for path in sorted((REPOSITORY / "sweeps").glob("*.yaml")):
         try:
             sweep = load_sweep(path)
-            found.append((path, tuple(_at(sweep.base, point) for point in sweep.grid or ({},))))
+            configs = tuple(_at(sweep.base, point) for point in sweep.grid or ({},))
+            found.append((len(sweep.definition.overrides), path, configs))
         except GenxaiError:
             continue  # launch/sweep.py says what is wrong with it
-    return tuple(found)
+    return tuple((path, configs) for _, path, configs in sorted(found, key=lambda entry: entry[:2]))
 
 
 def _at(base: Config, point: Mapping[str, object]) -> Config:

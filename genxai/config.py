@@ -190,6 +190,9 @@ class ReviseConfig(Section):
     tau: Probability = Field(0.3, description="samples scoring above this are corrected")
     weight: NonNegative = Field(5.0, description="weight of the correction in the classifier loss")
     generator_weight: NonNegative = Field(0.1, description="weight of the correction in the generator loss")
+    audit_every: Count = Field(
+        10, description="at every n-th explanation corrected samples are scored once more, for the ledger"
+    )
 
 
 class TrainConfig(Section):

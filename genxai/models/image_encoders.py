@@ -82,7 +82,7 @@ class SmallCNN(ImageEncoder):
         )
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        activations = self.to_map(2 * self.resize(images) - 1)
+        activations = start_of_graph(self.to_map(2 * self.resize(images) - 1))
         return ImageFeatures(activations, as_tokens(self.to_tokens(activations)))
 
 
@@ -128,8 +128,15 @@ class ResNetEncoder(ImageEncoder):
         for name, block in self.blocks.items():
             features = block(features)
             if name == self.cam_layer:
-                activations = features
+                features = activations = start_of_graph(features)
         return ImageFeatures(activations, as_tokens(features))
+
+
+def start_of_graph(activations: Tensor) -> Tensor:
+    """The map, able to be explained even where nothing below it needs a gradient (see `frozen`)."""
+    if torch.is_grad_enabled() and not activations.requires_grad:
+        activations.requires_grad_()
+    return activations
 
 
 def as_tokens(maps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from genxai.errors import CheckpointError
 from genxai.explain import resize_map
 from genxai.fairness import bias_loss
 from genxai.metrics import classification_metrics, counterfactual_flip_rate, localisation_metrics
-from genxai.models import FusionClassifier, evaluating
+from genxai.models import FusionClassifier, evaluating, frozen
 from genxai.runs import Run
 from genxai.training import checkpoints
 from genxai.training.draws import Draws
@@ -72,6 +72,7 @@ def predict(classifier: nn.Module, config: Config, data: TexMM, explained: int, 
 
     Batches are cut as for one process and dealt out, so that the numbers do not depend on how many there are.
     """
+
     def probabilities(sample: Sample) -> Tensor:
         with torch.no_grad():
             return classifier(sample.images, sample.tokens, sample.token_mask).logits.float().softmax(1)
@@ -109,7 +110,7 @@ def _in_batches(
 
 def explain(classifier: nn.Module, sample: Sample, method: str) -> Tensor:
     """Maps [B, h, w] of the class the classifier predicts, which is all a user would know."""
-    with torch.enable_grad():
+    with torch.enable_grad(), frozen(classifier):
         prediction = classifier(sample.images, sample.tokens, sample.token_mask)
         return attribution_map(prediction, prediction.logits.argmax(1), method, create_graph=False).detach()
 

@@ -19,7 +19,7 @@ from genxai.data.textures import swatch
 from genxai.explain import out_of_mask
 from genxai.fairness import Ledger, bias_deviation, bias_loss, correction, estimated_mask, flags, reveal_score
 from genxai.fairness.revise import SampleOrigin
-from genxai.models import evaluating, update_ema
+from genxai.models import evaluating, frozen, update_ema
 from genxai.training.experiment import Experiment
 from genxai.training.objectives import attribution_map, gradient_penalty
 
@@ -117,7 +117,7 @@ def classifier_step(
     """Eq. 11: L_cls = CE + lambda_a R(M), plus Reveal-to-Revise's correction of the flagged samples.
 
     R(M) is the share of map mass outside the mask, over the monitored real samples; the correction is the score of
-    the monitored real and generated samples above tau. Flagged samples are explained once more after the update.
+    the monitored real and generated samples above tau. Every so often they are explained once more after the update.
     Also returns what the flagged generated samples ask of the generator: the same maps serve both.
     """
     config, classifier = experiment.config, experiment.trained["classifier"]
@@ -146,7 +146,7 @@ def classifier_step(
     revise = correction(found.scores, found.flagged, counts[0])
     loss = loss + config.revise.weight * revise
     gradient = _image_gradient(experiment, images, found, counts, loss)
-    _enter(ledger, step, experiment, monitored, found, _explained(experiment, monitored, create_graph=False).scores)
+    _enter(ledger, step, experiment, monitored, found, _scores_after(experiment, step, monitored))
     terms = _classifier_terms(cross_entropy, attribution, revise)
     if gradient is None:
         return terms, None
@@ -202,8 +202,7 @@ def generator_step(experiment: Experiment, generated: Generated, revision: Revis
     """
     config, processes, generator = experiment.config, experiment.processes, experiment.trained["generator"]
     fake, labels = generated.images, generated.labels
-    experiment.critic.requires_grad_(False)
-    with experiment.precision.autocast():
+    with frozen(experiment.critic), experiment.precision.autocast():
         adversarial = -experiment.critic(fake, labels).float().mean()
     features = experiment.descriptor(fake)
     bias = bias_loss(processes.all_rows(features), processes.all_rows(labels), experiment.reference)
@@ -218,14 +217,13 @@ def generator_step(experiment: Experiment, generated: Generated, revision: Revis
         loss = loss + config.revise.generator_weight * (through_classifier + through_descriptor)
         revise = revision.value + through_descriptor
     generator.update(loss, config.train.clip_norm)
-    experiment.critic.requires_grad_(True)
     update_ema(experiment.average, experiment.generator, config.model.gan.ema_decay)
     terms = {"generator/adversarial": adversarial, "generator/bias": bias, "generator/revise": revise}
     return {name: term.detach() for name, term in terms.items()}
 
 
 def _enter(
-    ledger: Ledger, step: int, experiment: Experiment, monitored: Monitored, found: Findings, after: Tensor
+    ledger: Ledger, step: int, experiment: Experiment, monitored: Monitored, found: Findings, after: Tensor | None
 ) -> None:
     """Note the revision of one step: the real samples first, then the generated ones."""
     both = "_and_generator" if experiment.config.revise.generator_weight > 0 else ""
@@ -238,7 +236,18 @@ def _enter(
     for origin, part, action in parts:
         ids, labels = monitored.ids[part], monitored.labels[part]
         scores, flagged = found.scores[part], found.flagged[part]
-        ledger.add(step, origin, positions, ids, labels, scores, flagged, action, after[part])
+        ledger.add(
+            step, origin, positions, ids, labels, scores, flagged, action, None if after is None else after[part]
+        )
+
+
+def _scores_after(experiment: Experiment, step: int, monitored: Monitored) -> Tensor | None:
+    """The scores of the monitored samples once the classifier has been corrected; None at steps that do not look."""
+    if (step // experiment.config.explain.every) % experiment.config.revise.audit_every:
+        return None
+    with frozen(experiment.classifier):
+        looked_at = monitored._replace(images=monitored.images.detach())
+        return _explained(experiment, looked_at, create_graph=False).scores
 
 
 def _explained(experiment: Experiment, monitored: Monitored, *, create_graph: bool) -> Findings:

@@ -117,7 +117,10 @@ class _TextSharded:
             "param_groups": [{**options, "params": list(range(len(self._parameters)))}],
         }
 
-    def load(self, network: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+    def scaler_state(self) -> dict[str, Any] | None:
+        return None
+
+    def load(self, network: dict[str, Tensor], optimizer: dict[str, Any], scaler: dict[str, Any] | None) -> None:
         targets = self.module.state_dict()
         self.module.load_state_dict({name: _like(targets.get(name), value) for name, value in network.items()})
         # numbered by group: first the whole parameters, then the sharded ones

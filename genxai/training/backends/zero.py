@@ -197,7 +197,10 @@ class _Partitioned:
             ],
         }
 
-    def load(self, network: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+    def scaler_state(self) -> dict[str, Any] | None:
+        return None
+
+    def load(self, network: dict[str, Tensor], optimizer: dict[str, Any], scaler: dict[str, Any] | None) -> None:
         self._load_network(network)
         for group, saved in zip(self.parameter_groups, optimizer["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})

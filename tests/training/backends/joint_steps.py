@@ -98,7 +98,7 @@ class Plain:
     def optimizer_state(self):
         return self.optimizer.state_dict()
 
-    def load(self, network, optimizer):
+    def load(self, network, optimizer, scaler):
         self.module.load_state_dict(network)
         self.optimizer.load_state_dict(optimizer)
 
@@ -215,7 +215,7 @@ def run(case, folder, rank, count):
     if case.get("start"):
         saved = torch.load(folder / f"{case['start']}.0.pt", weights_only=True)
         for name, part in trained.items():
-            part.load(saved["networks"][name], saved["optimizers"][name])
+            part.load(saved["networks"][name], saved["optimizers"][name], None)
     first, last = case.get("steps", [0, 3])
     error = ""
     try:
