@@ -208,7 +208,7 @@ class TrainConfig(Section):
     gan_betas: tuple[BelowOne, BelowOne] = Field((0.0, 0.9), description="Adam's decay rates for generator and critic")
     clip_norm: Positive | None = Field(None, description="clip gradient norms to this; null: no clipping")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="autocast type; the penalty and the explained pass stay in IEEE float32"
+        "fp32", description="autocast type; the penalty, and maps to scores, stay in IEEE float32"
     )
     backend: Literal["auto", "ddp", "fsdp2", "zero1", "zero2", "zero3"] = Field(
         "auto", description="what spreads a run over processes; auto: what the launcher says, else ddp"

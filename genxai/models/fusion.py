@@ -5,6 +5,7 @@ Only the branches that a fusion mode uses exist, so that every parameter takes p
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from genxai.config import ModelConfig
 from genxai.models.attention import TokenAttention
 from genxai.models.dropout import SampleDropout
-from genxai.models.image_encoders import build_image_encoder
+from genxai.models.image_encoders import build_image_encoder, start_of_graph
 from genxai.models.text_encoders import EMBEDDING_STD, build_text_encoder
 
 
@@ -56,21 +57,38 @@ class FusionClassifier(nn.Module):
             nn.Linear(model.hidden, num_classes),
         )
 
-    def forward(self, images: Tensor, tokens: Tensor, token_mask: Tensor) -> Prediction:
-        if self.fusion == "text":
-            return Prediction(self.head(self._pooled_text(tokens, token_mask)), None)
-        activations, image_tokens = self.image_encoder(images)
-        if self.fusion == "image":
-            joint = image_tokens.mean(dim=1)
-        elif self.fusion == "early":
-            joint = torch.cat([image_tokens.mean(dim=1), self._pooled_text(tokens, token_mask)], dim=1)
-        else:
-            joint = self.cross(image_tokens, self.text_encoder(tokens, token_mask), token_mask)
-        return Prediction(self.head(joint), activations)
+    def forward(
+        self, images: Tensor, tokens: Tensor, token_mask: Tensor, *, float32_above_map: bool = False
+    ) -> Prediction:
+        """float32_above_map: from the explained map to the logits autocast is off, and the map is float32.
 
-    def _pooled_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        That part is differentiated twice by a loss on maps; below it and in the text encoder half precision does no
+        more harm than in any forward pass.
+        """
+        text = None if self.fusion == "image" else self.text_encoder(tokens, token_mask)
+        activations = None if self.fusion == "text" else self.image_encoder.maps(images)
+        with torch.autocast(images.device.type, enabled=False) if float32_above_map else contextlib.nullcontext():
+            if float32_above_map:
+                text, activations = (None if part is None else part.float() for part in (text, activations))
+            if activations is not None:
+                activations = start_of_graph(activations)
+            return Prediction(self.head(self._joint(activations, text, token_mask)), activations)
+
+    def _joint(self, activations: Tensor | None, text: Tensor | None, token_mask: Tensor) -> Tensor:
+        """What the head sees, [B, F], of the map and the text tokens [B, L, D]; a branch that is not there is None."""
+        if activations is None:
+            assert text is not None
+            return self._pooled(text, token_mask)
+        image_tokens = self.image_encoder.tokens(activations)
+        if text is None:
+            return image_tokens.mean(dim=1)
+        if self.fusion == "early":
+            return torch.cat([image_tokens.mean(dim=1), self._pooled(text, token_mask)], dim=1)
+        return self.cross(image_tokens, text, token_mask)
+
+    def _pooled(self, text: Tensor, token_mask: Tensor) -> Tensor:
         """Mean over the tokens of each caption, or the null token: [B, D]."""
-        mean = masked_mean(self.text_encoder(tokens, token_mask), token_mask)
+        mean = masked_mean(text, token_mask)
         return torch.where(token_mask.any(dim=1, keepdim=True), mean, self.null_token)
 
 

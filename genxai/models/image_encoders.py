@@ -29,7 +29,10 @@ class ImageFeatures(NamedTuple):
 
 
 class ImageEncoder(nn.Module):
-    """images [B, 1, H, W] -> `ImageFeatures`; activations are in the graph of tokens."""
+    """images [B, 1, H, W] -> `ImageFeatures`; activations are in the graph of tokens.
+
+    In two halves, below and above the explained map: `maps` of images [B, C, h, w], and `tokens` of these [B, N, D].
+    """
 
     map_channels: int
     token_channels: int
@@ -37,6 +40,16 @@ class ImageEncoder(nn.Module):
     def __init__(self, input_size: int) -> None:
         super().__init__()
         self.input_size = input_size
+
+    def maps(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def tokens(self, activations: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        activations = start_of_graph(self.maps(images))
+        return ImageFeatures(activations, self.tokens(activations))
 
     def resize(self, images: Tensor) -> Tensor:
         """Bilinear, to input_size x input_size; images of that size pass unchanged."""
@@ -81,9 +94,11 @@ class SmallCNN(ImageEncoder):
             nn.ReLU(),
         )
 
-    def forward(self, images: Tensor) -> ImageFeatures:
-        activations = start_of_graph(self.to_map(2 * self.resize(images) - 1))
-        return ImageFeatures(activations, as_tokens(self.to_tokens(activations)))
+    def maps(self, images: Tensor) -> Tensor:
+        return self.to_map(2 * self.resize(images) - 1)
+
+    def tokens(self, activations: Tensor) -> Tensor:
+        return as_tokens(self.to_tokens(activations))
 
 
 def _normed_convolution(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
@@ -104,6 +119,9 @@ class ResNetEncoder(ImageEncoder):
         self.cam_layer = cfg.cam_layer or "layer3"
         self.stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
         self.blocks = nn.ModuleDict({name: getattr(network, name) for name in ("layer1", *RESNET_STRIDE)})
+        names = list(self.blocks)
+        self._below = names[: names.index(self.cam_layer) + 1]
+        self._above = names[names.index(self.cam_layer) + 1 :]
         self.token_channels = network.fc.in_features
         # each block doubles the channels of the one before
         self.map_channels = self.token_channels * RESNET_STRIDE[self.cam_layer] // RESNET_STRIDE["layer4"]
@@ -122,14 +140,17 @@ class ResNetEncoder(ImageEncoder):
                     module.eval()
         return self
 
-    def forward(self, images: Tensor) -> ImageFeatures:
+    def maps(self, images: Tensor) -> Tensor:
         features = self.stem((self.resize(images) - self.mean) / self.std)  # one channel broadcast to three
-        activations = features
-        for name, block in self.blocks.items():
-            features = block(features)
-            if name == self.cam_layer:
-                features = activations = start_of_graph(features)
-        return ImageFeatures(activations, as_tokens(features))
+        for name in self._below:
+            features = self.blocks[name](features)
+        return features
+
+    def tokens(self, activations: Tensor) -> Tensor:
+        features = activations
+        for name in self._above:
+            features = self.blocks[name](features)
+        return as_tokens(features)
 
 
 def start_of_graph(activations: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Mixed precision: what runs in half precision, and the loss scaling that fp16 needs.
 
-Weights, the gradient penalty and the explained pass are IEEE float32 always; half precision comes from autocast alone.
+Half precision comes from autocast alone. Weights, the gradient penalty, and of an explained pass what lies between the
+map and the score, which is differentiated twice, are IEEE float32 always.
 """
 
 from __future__ import annotations

@@ -266,9 +266,10 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
     create_graph both are differentiable in the classifier's parameters and in the images.
     """
     config = experiment.config
-    # in float32 whatever the precision: half-precision gradients of a map underflow, and it is a few samples
-    with evaluating(experiment.classifier), torch.autocast(monitored.images.device.type, enabled=False):
-        prediction = experiment.classifier(monitored.images, monitored.tokens, monitored.token_mask)
+    with evaluating(experiment.classifier), experiment.precision.autocast():
+        prediction = experiment.classifier(
+            monitored.images, monitored.tokens, monitored.token_mask, float32_above_map=True
+        )
     heatmap = attribution_map(prediction, monitored.labels, config.explain.method, create_graph=create_graph)
     outside = out_of_mask(heatmap, monitored.masks)
     if config.revise.score == "out_of_mask":
