@@ -39,7 +39,7 @@ def test_the_penalty_and_its_gradient_are_those_of_float32_to_the_last_bits(make
 
 @pytest.mark.parametrize("precision", HALF)
 def test_maps_and_scores_of_the_explained_pass_are_float32_and_close_to_those_without_autocast(make, precision):
-    """From the map upwards, where second derivatives are, nothing is half; below it a map is as rough as any feature."""
+    """From the map upwards, where second derivatives are, nothing is half; below it a map is as rough as features."""
     experiments = [make(f"train.precision={kind}") for kind in (precision, "fp32")]
     scores = []
     for experiment in experiments:

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genxai.configfile import load_config
 from genxai.fairness import Ledger, bias_deviation, bias_loss, estimated_mask
 from genxai.training.experiment import build
 from genxai.training.loop import joint_step
 from genxai.training.objectives import gradient_penalty
+from genxai.training.progress import LossMeter
 from genxai.training.steps import (
     Monitored,
     classifier_step,
@@ -200,3 +202,51 @@ def test_a_step_is_a_function_of_the_seed_alone(make):
     assert not changed(one, snapshot(other))
     different = joint_step(make("seed=1"), 3, Ledger(0.3))
     assert any(not torch.equal(first[name], different[name]) for name in first)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises wherever a value is read off the device, or a shape depends on one: where a GPU would be waited for."""
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique", "unique_dim", "equal")
+    METHODS = ("tolist", "numpy", "cpu", "item", "__bool__", "__float__", "__int__", "__index__")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in self.OPERATIONS, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        self.patch = pytest.MonkeyPatch()
+        for name in self.METHODS:
+            self.patch.setattr(torch.Tensor, name, self.refuse(name))
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        self.patch.undo()
+        return super().__exit__(*exception)
+
+    @staticmethod
+    def refuse(name):
+        def method(*arguments):
+            raise AssertionError(f"{name} waits for the device")
+
+        return method
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("score", ["out_of_mask", "texture_evidence"])
+def test_a_joint_step_never_waits_for_the_device(make, precision, score):
+    experiment = make(f"train.precision={precision}", f"revise.score={score}", "revise.audit_every=1", "revise.tau=0")
+    meter, ledger = LossMeter(experiment.device, experiment.processes), Ledger(0.0)
+    meter.update(0, joint_step(experiment, 0, ledger))  # optimisers make their state, an epoch its permutation
+    with NoWaiting():
+        meter.update(1, joint_step(experiment, 1, ledger))
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        meter.drain()
+
+
+def test_clipping_a_norm_never_waits_for_the_device(make):
+    experiment = make("train.clip_norm=0.1")
+    joint_step(experiment, 0, Ledger(0.3))
+    with NoWaiting():
+        joint_step(experiment, 1, Ledger(0.3))
