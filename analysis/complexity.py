@@ -160,7 +160,7 @@ def _components(cost: StepCost, predicted: Complexity) -> list[dict[str, Any]]:
 def shares(cost: StepCost, predicted: Complexity) -> list[dict[str, Any]]:
     """What can stand beside the paper's 'less than 12 %', each with what it is a share of."""
     claimed, extra = cost.flops(*_CLAIMED), cost.flops("explanation", "revision")
-    second = cost.flops("explanation", "revision", phases=("double backward",))
+    second = cost.flops("explanation", "revision", phases=("backward", "double backward"))
     ways = (
         ("eq12", "by Eq. 12: fusion, K_ch h' w' per map, rho B backward passes", predicted.share),
         (
@@ -170,8 +170,8 @@ def shares(cost: StepCost, predicted: Complexity) -> list[dict[str, Any]]:
         ),
         ("joint", "as executed: the same, of the joint step with its WGAN-GP", claimed / cost.flops()),
         (
-            "double_backward",
-            "of which the backward passes through the maps, of all passes through the classifier",
+            "backward_of_maps",
+            "of which the backward passes of losses on maps, of all passes through the classifier",
             second / cost.flops(*_CLASSIFIER),
         ),
         (

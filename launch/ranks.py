@@ -51,7 +51,7 @@ def start_ranks(command: Sequence[str], count: int) -> int:
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         STARTED_HERE: "1",
     }
     ranks: list[subprocess.Popen[bytes]] = []
@@ -102,7 +102,7 @@ def _passing_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]
             signal.signal(number, handler)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that nobody listens on, from below those that the kernel hands out by itself to whoever connects."""
     chooser = random.SystemRandom()
     while True:

@@ -1,16 +1,17 @@
-"""Suite `scaling`: two processes on the CPU against one with half the threads, on the same global batch.
+"""Suite `scaling`: two processes on the CPU against one with half the threads.
 
 Compared, steps of the joint loop in real processes that stay alive and take turns:
-* one: a single process with half of train.threads (at least one);
-* two: two processes with as many threads each, gradients averaged over gloo, each computing half of the batch.
-Share of twice the throughput = time of one / (2 * time of two): 1 would be free communication and no fixed cost.
+* two: two processes with half of train.threads (at least one) each, gradients averaged over gloo, half a batch each;
+* half: a single such process with a batch of half the size, what each of the two computes;
+* one: a single such process with the whole batch.
+Of twice the throughput, per sample: time of half / time of two, where 1 would be free communication; and at the same
+batch, time of one / (2 * time of two), where smaller shares cost their fixed part of a step as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from analysis.benchmarks.setting import Setting
 from analysis.benchmarks.timing import alternate, calls
 from genxai.errors import GenxaiError
 from launch.cli import REPOSITORY
+from launch.ranks import free_port
 
 #: joint steps in one timed call: a word through a pipe at either end costs a fraction of a millisecond
 STEPS = 5
@@ -43,19 +45,24 @@ def measure(setting: Setting) -> list[Figure]:
     words = [setting.source, *setting.overrides, "run.device=cpu", f"train.threads={half}"]
     repeats = min(setting.repeats, REPEATS)
     with (
-        setting.progress.task("scaling: one process and two", calls(2, repeats)) as tick,
+        setting.progress.task("scaling: one process and two", calls(3, repeats)) as tick,
         workers(words, 1, half) as one,
+        workers([*words, f"train.batch_size={config.train.batch_size // 2}"], 1, half) as smaller,
         workers(words, 2, half) as two,
     ):
-        times = alternate(
-            {"one": lambda: ask(one, STEPS), "two": lambda: ask(two, STEPS)}, repeats, tick, limit=setting.limit
-        )
+        contenders = {
+            "one": lambda: ask(one, STEPS),
+            "half": lambda: ask(smaller, STEPS),
+            "two": lambda: ask(two, STEPS),
+        }
+        times = alternate(contenders, repeats, tick, limit=setting.limit)
     threads = f"{half} thread{'s' if half > 1 else ''} each"
     steps = [value / STEPS for value in times["two"]]
     twice = [2.0 * value for value in times["two"]]
     return [
         milliseconds("scaling/step", f"one step on two processes, {threads}", steps),
-        ratio("scaling/two", f"two processes, of twice one's throughput, {threads}", times["one"], twice),
+        ratio("scaling/two", f"two processes, of twice one's throughput, {threads}", times["half"], times["two"]),
+        ratio("scaling/same_batch", "the same, on the same global batch", times["one"], twice),
     ]
 
 
@@ -124,12 +131,6 @@ def listen(worker: Worker) -> None:
     """Wait for the word that a process is ready. Raises BrokenPipeError if it has ended instead."""
     if worker.stdout is None or not worker.stdout.readline():
         raise BrokenPipeError
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _search_path() -> str:

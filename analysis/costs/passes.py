@@ -18,10 +18,12 @@ from analysis.costs.networks import Networks
 from genxai.config import Config
 from genxai.explain import out_of_mask
 from genxai.fairness import bias_deviation, bias_loss, reveal_score
-from genxai.models import evaluating
+from genxai.models import evaluating, frozen
 from genxai.training.objectives import attribution_map, gradient_penalty
 
 Phase = Literal["forward", "backward", "map", "double backward"]
+#: a phase of an explained pass, and on which side of the explained map
+Place = tuple[Phase, Literal["below", "above"]]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -109,31 +111,76 @@ def explaining_parts(networks: Networks) -> Iterator[Part]:
         return
     often = 1.0 / config.explain.every
     alone = _explained(networks, count, to_images=False)
-    for phase, work in alone.items():
-        yield Part("explanation", phase, "real samples", count, often, "fp32", work)
+    yield from _named(networks, alone, "explanation", "real samples", count, often)
     if not config.revise.enabled:
         return
     both = _explained(networks, 2 * count, to_images=config.revise.generator_weight > 0)
-    for phase, work in both.items():
-        yield Part("revision", phase, "generated samples", count, often, "fp32", work - alone[phase])
-    for phase, work in _explained(networks, 2 * count, to_images=False, differentiate=False).items():
-        audits = often / config.revise.audit_every
-        yield Part("revision", phase, "again after the update", 2 * count, audits, "fp32", work)
+    extra = {place: work - alone[place] for place, work in both.items()}
+    yield from _named(networks, extra, "revision", "generated samples", count, often)
+    again = _explained(networks, 2 * count, to_images=False, differentiate=False)
+    audits = often / config.revise.audit_every
+    yield from _named(networks, again, "revision", "again after the update", 2 * count, audits)
 
 
-def _explained(networks: Networks, count: int, *, to_images: bool, differentiate: bool = True) -> dict[Phase, Work]:
-    """Forward pass, map, and the backward pass through the map: `reveal` of the loop, in float32."""
+def _named(
+    networks: Networks, found: dict[Place, Work], component: str, use: str, samples: int, times: float
+) -> Iterator[Part]:
+    """The parts of an explained pass: below the map in train.precision, above it in float32."""
+    precisions = {"below": networks.config.train.precision, "above": "fp32"}
+    for (phase, side), work in found.items():
+        yield Part(component, phase, f"{use}, {side} the map", samples, times, precisions[side], work)
+
+
+def _explained(networks: Networks, count: int, *, to_images: bool, differentiate: bool = True) -> dict[Place, Work]:
+    """`reveal` of the loop and the backward pass of its scores, taken apart at the explained map.
+
+    What is above the map is what is left of the whole without the encoders below it. Without `differentiate` no
+    parameter takes a gradient, and the graph begins at the map.
+    """
+    classifier = networks.classifier
+
+    def scores(images: Tensor, forward_done: Callable[[], None]) -> list[Tensor]:
+        return [reveal(networks, images, create_graph=differentiate, forward_done=forward_done)]
+
+    def encoders(images: Tensor, _: Callable[[], None]) -> list[Tensor]:
+        with evaluating(classifier), autocast(networks):
+            maps = classifier.image_encoder.maps(images)
+            if classifier.fusion == "image":
+                return [maps]
+            return [maps, classifier.text_encoder(*networks.captions(count))]
+
+    with contextlib.nullcontext() if differentiate else frozen(classifier):
+        whole = _laps(networks, count, to_images, differentiate, scores)
+        below = _laps(networks, count, to_images, differentiate, encoders)
+    found: dict[Place, Work] = {
+        ("forward", "below"): below[0],
+        ("forward", "above"): whole[0] - below[0],
+        ("map", "above"): whole[1],
+    }
+    if differentiate:
+        found["backward", "below"] = below[-1]
+        found["double backward", "above"] = whole[-1] - below[-1]
+    return found
+
+
+def _laps(
+    networks: Networks,
+    count: int,
+    to_images: bool,
+    differentiate: bool,
+    forward: Callable[[Tensor, Callable[[], None]], list[Tensor]],
+) -> list[Work]:
+    """The work of `forward` (which may ask for a lap of its own) and of the backward pass of what it returns."""
     _clear(networks)
+    laps: list[Work] = []
     images = networks.images(count).requires_grad_(to_images)
     with Meter(networks.device) as meter:
-        laps: list[Work] = []
-        scores = reveal(networks, images, create_graph=differentiate, forward_done=lambda: laps.append(meter.lap()))
+        outputs = forward(images, lambda: laps.append(meter.lap()))
         laps.append(meter.lap())
         if differentiate:
-            scores.sum().backward()
+            torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
             laps.append(meter.lap())
-    phases: tuple[Phase, ...] = ("forward", "map", "double backward")
-    return dict(zip(phases, laps, strict=False))
+    return laps
 
 
 def reveal(
@@ -142,8 +189,8 @@ def reveal(
     """Bias scores [m] of images [m, 1, H, W], as the loop's `reveal` computes them."""
     config, count = networks.config, len(images)
     masks = networks.masks(count)
-    with evaluating(networks.classifier):
-        prediction = networks.classifier(images, *networks.captions(count))
+    with evaluating(networks.classifier), autocast(networks):
+        prediction = networks.classifier(images, *networks.captions(count), float32_above_map=True)
     forward_done()
     heatmap = attribution_map(prediction, networks.labels(count), config.explain.method, create_graph=create_graph)
     if config.revise.score == "out_of_mask":
@@ -278,7 +325,8 @@ def classifier_update(networks: Networks) -> None:
     loss = loss + reveal(networks, images, create_graph=True).mean()
     loss.backward()
     if config.revise.enabled:
-        reveal(networks, images, create_graph=False)
+        with frozen(networks.classifier):
+            reveal(networks, images.detach(), create_graph=False)
 
 
 def peak(networks: Networks, update: Callable[[], None]) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from analysis import complexity
 from analysis.costs.formulas import eq12
-from analysis.costs.meter import Meter, Work, _Watch, contentless
+from analysis.costs.meter import FORMULAS, Meter, Work, _Watch, contentless
 from analysis.costs.step import StepCost, measure_step
 from analysis.table7 import HOW
 from genxai.config import Config
@@ -125,30 +129,99 @@ CONFIGURATIONS = [
     pytest.param(
         ("model.fusion=text", "revise.enabled=false", "objective.lambda_attribution=0.0"), marks=pytest.mark.slow
     ),
+    pytest.param(("train.precision=bf16",), marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize("overrides", CONFIGURATIONS)
-def test_the_parts_add_up_to_what_a_real_joint_step_executes(overrides: tuple[str, ...]) -> None:
+def real_step(config: Config) -> Callable[[], object]:
+    """A joint step of the loop, whose optimisers have made their state."""
     from genxai.fairness import Ledger
     from genxai.training.experiment import build
     from genxai.training.loop import joint_step
 
-    config = load_config("tiny", ["train.threads=1", "run.device=cpu", "revise.audit_every=1", *overrides])
     experiment, ledger = build(config), Ledger(config.revise.tau)
-    joint_step(experiment, 0, ledger)  # optimisers make their state
-    with Meter(CPU) as meter:
-        joint_step(experiment, 1, ledger)
-        real = meter.lap()
+    joint_step(experiment, 0, ledger)
+    return lambda: joint_step(experiment, 1, ledger)
+
+
+def on_cpu(*overrides: str) -> Config:
+    return load_config("tiny", ["train.threads=1", "run.device=cpu", "revise.audit_every=1", *overrides])
+
+
+@pytest.mark.parametrize("overrides", CONFIGURATIONS)
+def test_the_parts_add_up_to_what_a_real_joint_step_executes(overrides: tuple[str, ...]) -> None:
+    config = on_cpu(*overrides)
+    real = count(real_step(config))
     cost = measure_step(config)
     assert cost.flops() == real.flops
     # the largest update; the loop also holds the batch's data
     assert max(cost.peak_bytes.values()) == pytest.approx(real.peak_bytes, rel=0.05)
 
 
+class ByPrecision(TorchDispatchMode):
+    """Operations by the type of what they compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: Counter[torch.dtype] = Counter()
+        self._formulas = flop_registry | {kernel: shape_wrapper(formula) for kernel, formula in FORMULAS.items()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := self._formulas.get(func.overloadpacket):
+            computed = next(leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
+            self.flops[computed.dtype] += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        pytest.param(("model.fusion=image", "revise.score=texture_evidence"), marks=pytest.mark.slow),
+        pytest.param(("revise.generator_weight=0.0", "revise.enabled=false"), marks=pytest.mark.slow),
+    ],
+)
+def test_the_parts_called_half_precision_are_what_a_real_joint_step_executes_in_it(overrides: tuple[str, ...]) -> None:
+    config = on_cpu("train.precision=bf16", *overrides)
+    step = real_step(config)
+    with ByPrecision() as real:
+        step()
+    cost = measure_step(config, memory=False)
+    half = sum(part.flops for part in cost.parts if part.precision == "bf16")
+    assert half == real.flops[torch.bfloat16]
+    assert cost.flops() - half == real.flops.total() - real.flops[torch.bfloat16]
+
+
 @pytest.fixture(scope="module")
 def tiny() -> StepCost:
     return measure_step(load_config("tiny"))
+
+
+def test_an_explained_pass_is_taken_apart_at_its_map(tiny: StepCost) -> None:
+    """Below are all of the text encoder and the three convolutions of the image encoder that make the map."""
+    width, side = 16, 28
+    convolutions = 2 * 9 * (width * side**2 + (2 + 4) * width**2 * (side // 2) ** 2)
+    batch = 32
+    below = {part.phase: part for part in tiny.parts if part.use == "real samples, below the map"}
+    samples = below["forward"].samples
+    text = tiny.flops("text_encoder", phases=("forward",)) / batch
+    assert below["forward"].flops == samples * (convolutions + text)
+    above = [part for part in tiny.parts if part.use == "real samples, above the map" and part.phase == "forward"]
+    forward = tiny.flops("image_encoder", "text_encoder", "fusion", "head", phases=("forward",)) / batch
+    assert below["forward"].flops + sum(part.flops for part in above) == samples * forward
+    # an ordinary backward pass; the first convolution needs no gradient of its inputs
+    assert below["backward"].flops == samples * (2 * (convolutions + text) - 2 * 9 * width * side**2)
+
+
+def test_explaining_again_is_charged_as_often_as_it_is_done(tiny: StepCost) -> None:
+    always = measure_step(load_config("tiny", ["revise.audit_every=1"]), memory=False)
+
+    def again(cost: StepCost) -> float:
+        return sum(part.flops for part in cost.parts if part.use.startswith("again"))
+
+    assert again(always) == pytest.approx(load_config("tiny").revise.audit_every * again(tiny))
+    assert {part.phase for part in tiny.parts if part.use.startswith("again")} == {"forward", "map"}
 
 
 def test_explaining_every_second_step_costs_half(tiny: StepCost) -> None:
