@@ -43,7 +43,7 @@ lint: setup
 check: lint test
 
 benchmark: setup
-	$(BIN)/python analysis/benchmark.py
+	$(BIN)/python analysis/benchmark.py tiny train.threads=1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

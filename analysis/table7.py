@@ -53,7 +53,7 @@ REMARKS = (
     "Operations per joint step, all repetitions included, counted on the passes of the loop by torch's FlopCounterMode "
     "(a multiply-add is two): convolutions, matrix products, attention, Fourier transforms. Elementwise operations are "
     "not counted. 'Backward' includes the gradient that a map or the penalty is made of; 'backward through a gradient' "
-    "is the pass that differentiates it.",
+    "is the pass that differentiates it, for a map down to the explained layer; below that it is 'backward'.",
     "The paper's cells (time and memory) are lost in its source text, and Eq. 12 has no constants; ours are in "
     "analysis/costs/formulas.py and, per term, in the notes.",
 )

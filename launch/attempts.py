@@ -55,6 +55,13 @@ class Report:
     steps_redone: int = 0
     metrics: Mapping[str, Any] = field(default_factory=dict)
     progress: Mapping[str, Any] = field(default_factory=dict)
+    #: those of the latest start, each of which has a device
+    processes: int = 1
+
+    @property
+    def device_seconds(self) -> float:
+        """What the run has cost: its seconds on every device."""
+        return self.seconds * self.processes
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,15 @@ def report(run: Run, live: Live | None, retries: int, history: History, forgiven
         live = Live(Status.RUNNING)  # started by hand, or by a sweep on another host that shares our locks
     if live is None and state is State.PENDING and not history.starts:
         return Report(Status.MISSING)
-    seconds = seconds_so_far(run)
+    seconds, processes = seconds_so_far(run), processes_so_far(run)
     if live is not None:
-        return Report(live.status, live.reason, seconds, progress=run.progress())
+        return Report(live.status, live.reason, seconds, progress=run.progress(), processes=processes)
     reason = given_up(run, retries, history, forgiven or Tried())
     if reason:
-        return Report(Status.FAILED, reason, seconds)
+        return Report(Status.FAILED, reason, seconds, processes=processes)
     if state is State.FAILED:
-        return Report(Status.RETRY, exception_line(run), seconds)
-    return Report(Status.STOPPED if state is State.STARTED else Status.MISSING, seconds=seconds)
+        return Report(Status.RETRY, exception_line(run), seconds, processes=processes)
+    return Report(Status.STOPPED if state is State.STARTED else Status.MISSING, seconds=seconds, processes=processes)
 
 
 def finished(run: Run) -> Report:
@@ -97,6 +104,7 @@ def finished(run: Run) -> Report:
         restarts=result.restarts or 0,
         steps_redone=result.steps_redone or 0,
         metrics=result.metrics,
+        processes=result.processes or 1,
     )
 
 
@@ -104,6 +112,12 @@ def seconds_so_far(run: Run) -> float:
     """Seconds of training a run without a result has recorded at its last evaluation."""
     records = read_lines(run.metrics_file, Evaluation)
     return records[-1].seconds or 0.0 if records else 0.0
+
+
+def processes_so_far(run: Run) -> int:
+    """Processes of the latest start of a run without a result; 1 before the first."""
+    starts = read_starts(run)
+    return starts[-1].processes or 1 if starts else 1
 
 
 def tried(run: Run, history: History) -> Tried:

@@ -140,7 +140,8 @@ def step_key(config: Config) -> str:
     model["gan"].pop("ema_decay")
     weights = {name: objective[name] > 0 for name in ("lambda_gp", "lambda_attribution")}
     objective = {name: objective[name] for name in ("n_critic", "bias_descriptor", "bias_conditional")} | weights
-    revise = {"enabled": revise["enabled"], "generator": revise["generator_weight"] > 0, "score": revise["score"]}
+    generator = revise["generator_weight"] > 0
+    revise = {name: revise[name] for name in ("enabled", "score", "audit_every")} | {"generator": generator}
     train = {name: options["train"][name] for name in ("batch_size", "precision", "optimizer")}
     explain = {name: options["explain"][name] for name in ("fraction", "every")}
     size = options["data"]["image_size"]

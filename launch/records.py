@@ -27,6 +27,7 @@ class Result(BaseModel):
     steps: int | None = None
     restarts: int | None = None
     steps_redone: int | None = None
+    processes: int | None = None
 
 
 class Failure(BaseModel):
@@ -42,6 +43,7 @@ class Start(BaseModel):
 
     slurm_job: Any = None
     resumed_from_step: int | None = None
+    processes: int | None = None
 
 
 class Evaluation(BaseModel):

@@ -176,7 +176,7 @@ def sight(folder: SweepDir) -> Sight:
         counts={str(status): counts[str(status)] for status in Status},
         total=total,
         best=_best(folder),
-        hours=sum(r.seconds for r in reports.values()) / 3600,
+        hours=sum(r.device_seconds for r in reports.values()) / 3600,
         restarts=sum(r.restarts for r in reports.values()),
         steps_redone=sum(r.steps_redone for r in reports.values()),
         eta_seconds=_eta(counts, done),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launch.attempts import TO_SUBMIT, Live, Report, Status, Tried, report
@@ -44,24 +44,29 @@ class Survey:
 
     @property
     def hours_used(self) -> float:
-        """Device-hours of all runs so far, unfinished ones included; a run uses one device."""
-        return sum(r.seconds for r in self.reports.values()) / 3600
+        """Device-hours of all runs so far, unfinished ones included; a run uses one device per process."""
+        return sum(r.device_seconds for r in self.reports.values()) / 3600
 
     @property
     def hours_per_run(self) -> float | None:
         """Mean device-hours of a finished run; None while none is."""
-        seconds = [r.seconds for r in self.reports.values() if r.status is Status.DONE]
+        seconds = [r.device_seconds for r in self.reports.values() if r.status is Status.DONE]
         return statistics.fmean(seconds) / 3600 if seconds else None
 
     @property
     def hours_to_come(self) -> float | None:
         """Estimated device-hours of everything that is neither done nor failed; None while unknown."""
-        if self.hours_per_run is None:
+        seconds = self.to_come(lambda r: r.device_seconds)
+        return None if seconds is None else seconds / 3600
+
+    def to_come(self, spent: Callable[[Report], float]) -> float | None:
+        """What everything that is neither done nor failed has yet to spend, a run as much as the finished ones."""
+        finished = [spent(r) for r in self.reports.values() if r.status is Status.DONE]
+        if not finished:
             return None
+        each = statistics.fmean(finished)
         open_runs = [r for r in self.reports.values() if r.status not in (Status.DONE, Status.FAILED)]
-        return sum(max(0.0, self.hours_per_run - r.seconds / 3600) for r in open_runs) + (
-            self.unplanned * self.hours_per_run
-        )
+        return sum(max(0.0, each - spent(r)) for r in open_runs) + self.unplanned * each
 
     def to_submit(self) -> list[PlannedRun]:
         """Runs that wait to be submitted, in trial order."""
@@ -118,8 +123,8 @@ class Surveyor:
 
 def eta_seconds(survey: Survey, parallel: int) -> float | None:
     """Seconds until the sweep is complete if `parallel` runs go on at the same speed; None while unknown."""
-    hours = survey.hours_to_come
-    return None if hours is None else hours * 3600 / max(1, parallel)
+    seconds = survey.to_come(lambda r: r.seconds)
+    return None if seconds is None else seconds / max(1, parallel)
 
 
 def affordable(survey: Survey, budget_hours: float | None, wanted: int) -> int:
@@ -135,7 +140,7 @@ def affordable(survey: Survey, budget_hours: float | None, wanted: int) -> int:
     if each is None:
         first = next(iter(survey.trials.values()), None)
         return max(0, min(wanted, (len(first.runs) if first else 0) - len(in_flight)))
-    charged = survey.hours_used + sum(max(0.0, each - r.seconds / 3600) for r in in_flight)
+    charged = survey.hours_used + sum(max(0.0, each - r.device_seconds / 3600) for r in in_flight)
     if each <= 0:
         return wanted if charged < budget_hours else 0
     return max(0, min(wanted, math.floor((budget_hours - charged) / each + 1e-9)))

@@ -12,14 +12,17 @@ from genxai.config import TrainConfig
 
 
 def make_optimizer(part: str, parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of 'generator', 'critic' or 'classifier'; Adam's are fused: one kernel for all parameters."""
+    """The optimiser of 'generator', 'critic' or 'classifier'.
+
+    Fused: one kernel for all parameters, which takes the loss scaler's verdict on the device instead of asking the host.
+    """
     if part == "classifier":
         if train.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=train.lr, momentum=0.9, weight_decay=train.weight_decay)
+            return torch.optim.SGD(parameters, lr=train.lr, momentum=0.9, weight_decay=train.weight_decay, fused=True)
         kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
         return kind(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     if train.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=train.gan_lr)
+        return torch.optim.SGD(parameters, lr=train.gan_lr, fused=True)
     kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
     # no weight decay: it fights the gradient penalty's pull towards slope one
     return kind(parameters, lr=train.gan_lr, betas=train.gan_betas, weight_decay=0.0, fused=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,17 @@ class ByPrecision(TorchDispatchMode):
         return out
 
 
+@contextlib.contextmanager
+def half_attention() -> Iterator[None]:
+    """On its own, torch computes the products of unfused attention in float32: a percent of everything."""
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(allowed)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -185,7 +197,7 @@ class ByPrecision(TorchDispatchMode):
 def test_the_parts_called_half_precision_are_what_a_real_joint_step_executes_in_it(overrides: tuple[str, ...]) -> None:
     config = on_cpu("train.precision=bf16", *overrides)
     step = real_step(config)
-    with ByPrecision() as real:
+    with half_attention(), ByPrecision() as real:
         step()
     cost = measure_step(config, memory=False)
     half = sum(part.flops for part in cost.parts if part.precision == "bf16")
@@ -212,6 +224,19 @@ def test_an_explained_pass_is_taken_apart_at_its_map(tiny: StepCost) -> None:
     assert below["forward"].flops + sum(part.flops for part in above) == samples * forward
     # an ordinary backward pass; the first convolution needs no gradient of its inputs
     assert below["backward"].flops == samples * (2 * (convolutions + text) - 2 * 9 * width * side**2)
+
+
+def test_real_and_generated_samples_share_the_kernels_of_their_one_pass(tiny: StepCost) -> None:
+    """R(M) alone launches as many on half of the samples: charged in full, one pass would count as nearly two."""
+    alone = measure_step(load_config("tiny", ["revise.enabled=false"]), memory=False)
+
+    def kernels(cost: StepCost) -> float:
+        return sum(
+            part.kernels for part in cost.parts if part.use.split(",")[0] in ("real samples", "generated samples")
+        )
+
+    assert kernels(tiny) == pytest.approx(kernels(alone), rel=0.05)
+    assert kernels(alone) > 0
 
 
 def test_explaining_again_is_charged_as_often_as_it_is_done(tiny: StepCost) -> None:

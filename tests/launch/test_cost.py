@@ -26,7 +26,7 @@ from launch.cards import (
 )
 from launch.cost import Counter, Job, cost_lines, estimate, makespan, sweep_estimates, sweep_jobs
 from launch.reproduction import jobs_by_table, load_reproduction
-from launch.survey import Surveyor
+from launch.survey import Surveyor, affordable, eta_seconds
 
 REPRODUCTION = Path(cost.__file__).with_name("reproduction.yaml")
 CARDS = Path(cost.__file__).with_name("cards.yaml")
@@ -174,6 +174,22 @@ def test_a_sweep_is_charged_for_the_runs_to_come(make_planner, finish):
     for planned in planner.grid()[0].runs:
         finish(planned)
     assert sum(job.count for job in sweep_jobs(planner, survey_of(planner))) == 12
+
+
+def test_a_sweep_is_charged_for_every_process_of_its_runs_but_waits_only_for_their_seconds(make_planner):
+    planner = make_planner("bayes.points=0")
+    done, begun, *others = [planned for trial in planner.grid() for planned in trial.runs]
+    finish_on(done, "NVIDIA RTX A6000", 3600.0, processes=4)
+    write_json(done.run.result_file, done.run.result() | {"processes": 4})
+    begun.run.plan(begun.config)
+    append_jsonl(begun.run.provenance_file, {"processes": 1}, {"processes": 2})
+    append_jsonl(begun.run.metrics_file, {"seconds": 1800.0})
+    survey = survey_of(planner)
+    assert survey.hours_per_run == 4.0
+    assert survey.hours_used == 4.0 + 2 * 0.5
+    assert survey.hours_to_come == 4.0 * len(others) + (4.0 - 1.0)
+    assert eta_seconds(survey, parallel=1) == 3600.0 * (len(others) + 0.5)
+    assert affordable(survey, survey.hours_used + 8.0, wanted=5) == 2
 
 
 def test_finished_runs_on_a_card_replace_what_is_assumed_of_it_alone(make_planner):

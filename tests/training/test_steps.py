@@ -236,7 +236,9 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("score", ["out_of_mask", "texture_evidence"])
 def test_a_joint_step_never_waits_for_the_device(make, precision, score):
-    experiment = make(f"train.precision={precision}", f"revise.score={score}", "revise.audit_every=1", "revise.tau=0")
+    optimizer = "sgd" if score == "texture_evidence" else "adamw"
+    options = (f"revise.score={score}", f"train.optimizer={optimizer}", "revise.audit_every=1", "revise.tau=0")
+    experiment = make(f"train.precision={precision}", *options)
     meter, ledger = LossMeter(experiment.device, experiment.processes), Ledger(0.0)
     meter.update(0, joint_step(experiment, 0, ledger))  # optimisers make their state, an epoch its permutation
     with NoWaiting():
