@@ -14,7 +14,7 @@ from genxai.config import TrainConfig
 def make_optimizer(part: str, parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser of 'generator', 'critic' or 'classifier'.
 
-    Fused: one kernel for all parameters, which takes the loss scaler's verdict on the device instead of asking the host.
+    Fused: one kernel for all parameters, and a loss scaler's verdict that stays on the device.
     """
     if part == "classifier":
         if train.optimizer == "sgd":
