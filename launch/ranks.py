@@ -12,23 +12,24 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from genxai.errors import EXIT_OK, EXIT_STOPPED, GenxaiError
+from genxai.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, GenxaiError
 from genxai.training.stopping import SIGNALS
 
 #: how long the other processes of a run have to end once one has failed [s]
 GRACE_SECONDS = 30.0
 _PR_SET_PDEATHSIG = 1
-#: set for processes that `start_ranks` has started
+#: set for processes that `start_ranks` has started: the pid of the one that did
 STARTED_HERE = "GENXAI_RANKS"
 
 
 def is_rank() -> bool:
     """Whether a launcher has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
 
 
 def is_started_here() -> bool:
@@ -38,7 +39,7 @@ def is_started_here() -> bool:
 
 def is_first_rank() -> bool:
     """Whether this process speaks for its run."""
-    return int(os.environ.get("RANK") or 0) == 0
+    return not is_rank() or os.environ.get("RANK", "0") in ("", "0")
 
 
 def start_ranks(command: Sequence[str], count: int) -> int:
@@ -52,18 +53,19 @@ def start_ranks(command: Sequence[str], count: int) -> int:
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
-        STARTED_HERE: "1",
+        STARTED_HERE: str(os.getpid()),
     }
     ranks: list[subprocess.Popen[bytes]] = []
-    with _passing_signals(ranks):
+    with _passing_signals(ranks) as asked:
         for rank in range(count):
             environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             # a session of its own: Ctrl-C reaches it once, through us, and not from the terminal as well
             ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
-        return _wait(ranks)
+        return _wait(ranks, asked)
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> int:
+    """The exit code of the run, once all have ended. asked: signals passed on so far."""
     failed: int | None = None
     deadline = float("inf")
     while any(rank.poll() is None for rank in ranks):
@@ -74,7 +76,10 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         if time.monotonic() > deadline:
             _send(ranks, signal.SIGKILL)
         time.sleep(0.05)
-    codes = [rank.returncode for rank in ranks]
+    # one that a signal reached before it could listen has nothing to save
+    if failed is not None and -failed in asked:
+        return EXIT_STOPPED
+    codes = [EXIT_STOPPED if -rank.returncode in asked else rank.returncode for rank in ranks]
     if failed is None:
         failed = next((code for code in codes if code not in (EXIT_OK, EXIT_STOPPED)), None)
     # a negative code is the signal that killed it; a shell would say 128 + n
@@ -88,15 +93,20 @@ def _send(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
 
 
 @contextlib.contextmanager
-def _passing_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass stop signals on to the processes for the duration."""
+def _passing_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Pass stop signals on to the processes for the duration; yields those that were.
+
+    A second Ctrl-C ends them at once: one that waits for another inside torch would not hear it.
+    """
+    asked: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        _send(ranks, number)
+        _send(ranks, signal.SIGKILL if number == signal.SIGINT and number in asked else number)
+        asked.append(number)
 
     before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -113,9 +123,21 @@ def free_port() -> int:
 
 
 def end_with_parent() -> None:
-    """Have Linux ask this process to stop when the one that started it dies: nobody else would tell it."""
+    """Stop when the process that started this one dies: nobody else would tell it.
+
+    Linux is asked to send SIGTERM; a thread ends what has not stopped in time because it waits inside torch.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_watch, args=(int(os.environ[STARTED_HERE]),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)  # it may have died before Linux was asked
+    time.sleep(GRACE_SECONDS)
+    os._exit(EXIT_FAILED)
 
 
 def join_slurm_step(environment: Mapping[str, str]) -> dict[str, str]:

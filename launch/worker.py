@@ -39,10 +39,11 @@ def work(run_dir: str) -> str:
     else:
         with listening() as stop:
             outcome = _train(run, stop)
-    if not is_first_rank():
-        sys.exit({"done": EXIT_OK, "stopped": EXIT_STOPPED}.get(outcome, EXIT_FAILED))
     from genxai.training.run import Outcome
 
+    if not is_first_rank():
+        # the first one speaks for the job, and must not be killed on the way because another has ended badly
+        sys.exit(EXIT_FAILED if outcome is Outcome.FAILED else EXIT_OK)
     print(f"{run_dir}: {outcome}", flush=True)
     if outcome is Outcome.STOPPED or outcome is Outcome.BUSY:
         excuse(run, outcome.value)
@@ -73,6 +74,8 @@ def _train_on_ranks(run: Run, processes: int) -> Outcome:
     code = start_ranks([sys.executable, str(train), str(run.path), "--quiet"], processes)
     if code == EXIT_STOPPED:
         return Outcome.STOPPED
+    if run.state is not State.DONE and run.is_running():
+        return Outcome.BUSY
     return Outcome.DONE if run.state is State.DONE else Outcome.FAILED
 
 

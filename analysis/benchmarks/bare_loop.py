@@ -42,8 +42,8 @@ class NativeDraws:
     def seed_everything(self, step: int) -> None:
         pass
 
-    def critic_indices(self, step: int, turn: int) -> Tensor:
-        return torch.randint(self.train_size, (self.batch_size,), device=self.device)
+    def critic_indices(self, step: int, turns: int) -> Tensor:
+        return torch.randint(self.train_size, (turns, self.batch_size), device=self.device)
 
     def classifier_indices(self, step: int) -> Tensor:
         return torch.randint(self.train_size, (self.batch_size,), device=self.device)
@@ -52,11 +52,11 @@ class NativeDraws:
         pairs = torch.randint(self.train_size, ((self.batch_size + 1) // 2,), device=self.device)
         return pairs.repeat_interleave(2)[: self.batch_size]
 
-    def latents(self, stream: str, length: int, step: int, turn: int = 0) -> Tensor:
-        return torch.randn(self.batch_size, length, device=self.device)
+    def latents(self, stream: str, length: int, step: int, turns: int = 1) -> Tensor:
+        return torch.randn(turns, self.batch_size, length, device=self.device)
 
-    def epsilon(self, step: int, turn: int) -> Tensor:
-        return torch.rand(self.batch_size, device=self.device)
+    def epsilon(self, step: int, turns: int) -> Tensor:
+        return torch.rand(turns, self.batch_size, device=self.device)
 
 
 class BareLoop:
@@ -97,13 +97,17 @@ class BareLoop:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(train.scheduler, base, step, self.steps)
         losses: Losses = {}
-        for turn in range(self.config.objective.n_critic):
-            losses.update(self._update_critic(step, turn))
+        turns = self.config.objective.n_critic
+        sample = self.train.batch(self.draws.critic_indices(step, turns).flatten())
+        latents = self.draws.latents("critic", self.config.model.gan.latent_dim, step, turns)
+        columns = sample.images.chunk(turns), sample.labels.chunk(turns), latents, self.draws.epsilon(step, turns)
+        for batch in zip(*columns, strict=True):
+            losses.update(self._update_critic(*batch))
         indices = self.draws.paired_indices(step)
         labels = self.train.labels[indices]
         with self._autocast():
-            latents = self.draws.latents("generator", self.config.model.gan.latent_dim, step)
-            fake = self.generator(latents, labels).float()
+            (noise,) = self.draws.latents("generator", self.config.model.gan.latent_dim, step)
+            fake = self.generator(noise, labels).float()
         if not self._explains(step):
             return {**losses, **self._classify(step), **self._update_generator(fake, labels, None)}
         of_classifier, revision = self._update_classifier(step, fake.detach()[: self.count], labels, indices)
@@ -120,12 +124,9 @@ class BareLoop:
             nn.utils.clip_grad_norm_(getattr(self, name).parameters(), self.config.train.clip_norm)
         optimizer.step()
 
-    def _update_critic(self, step: int, turn: int) -> Losses:
+    def _update_critic(self, real: Tensor, labels: Tensor, latents: Tensor, epsilon: Tensor) -> Losses:
         """Eqs. 1 and 3."""
         weight = self.config.objective.lambda_gp
-        sample = self.train.batch(self.draws.critic_indices(step, turn))
-        real, labels = sample.images, sample.labels
-        latents = self.draws.latents("critic", self.config.model.gan.latent_dim, step, turn)
         with torch.no_grad(), self._autocast():
             fake = self.generator(latents, labels).float()
         with self._autocast():
@@ -133,7 +134,7 @@ class BareLoop:
         wasserstein = scores[: len(fake)].mean() - scores[len(fake) :].mean()
         penalty = torch.zeros_like(wasserstein)
         if weight > 0:
-            epsilon = self.draws.epsilon(step, turn)[:, None, None, None]
+            epsilon = epsilon[:, None, None, None]
             mixed = (epsilon * real + (1.0 - epsilon) * fake).requires_grad_(True)
             (slope,) = torch.autograd.grad(self.critic(mixed, labels).sum(), mixed, create_graph=True)
             penalty = (slope.flatten(1).norm(2, dim=1) - 1.0).square().mean()
@@ -220,8 +221,8 @@ class BareLoop:
     def _reveal(self, explained: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Share of map mass outside the mask, and the score that is corrected; both [m], differentiable."""
         images, labels, tokens, token_mask, masks = explained
-        with evaluating(self.classifier):
-            prediction = self.classifier(images, tokens, token_mask)
+        with evaluating(self.classifier), self._autocast():
+            prediction = self.classifier(images, tokens, token_mask, float32_above_map=True)
         score = prediction.logits.gather(1, labels[:, None]).squeeze(1)
         heatmap = ATTRIBUTIONS[self.config.explain.method](score, prediction.activations, create_graph=True)
         outside = out_of_mask(heatmap, masks)
@@ -243,7 +244,7 @@ class BareLoop:
 def twin(module: nn.Module, make: Callable[[], Any]) -> Any:
     """A new module of the same architecture with the same values, memory layout, device and mode.
 
-    Not a deep copy: Accelerate may have put a wrapped forward on the instance, which would still run the original.
+    Not a deep copy, which would share what a module keeps outside its parameters and buffers.
     """
     with torch.random.fork_rng():
         made: nn.Module = make()

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +36,22 @@ def _share_of_step(setting: Setting, config: Config) -> list[Figure]:
     from analysis.benchmarks.loop import JointLoop
 
     joint = JointLoop(config)
-    train, draws = joint.experiment.train, joint.experiment.draws
-    indices = draws.classifier_indices(0)
-    count = config.objective.n_critic + 1
+    train, draws, shown = joint.experiment.train, joint.experiment.draws, joint.experiment.monitored
+    turns = config.objective.n_critic
+    count = turns + 1
+    steps = itertools.cycle(range(joint.experiment.steps))
 
     def supply() -> None:
-        for _ in range(count):
-            train.batch(indices)
+        step = next(steps)
+        train.batch(draws.critic_indices(step, turns).flatten())
+        train.batch(draws.classifier_indices(step))
+        chosen = draws.paired_indices(step)[:shown]
+        train.caption_tokens(train.labels[chosen], train.textures[chosen], draws.positions[:shown], "generated")
 
     contenders: dict[str, Callable[[], Any]] = {"data": supply, "step": joint}
     with setting.progress.task("data: share of a step", calls(2, setting.repeats)) as tick:
         times = alternate(contenders, setting.repeats, tick, joint.experiment.device, limit=setting.limit)
-    name = f"data supply, {count} batches of {config.train.batch_size}, of a step"
+    name = f"data supply, {count} batches of {config.train.batch_size} and captions, drawn and composed, of a step"
     return [ratio("data/share", name, times["data"], times["step"], percent=True)]
 
 

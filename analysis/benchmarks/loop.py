@@ -1,7 +1,7 @@
 """Suite `loop`: the joint loop against a bare PyTorch loop, and what explanation and revision cost.
 
 Compared, one whole step each (n_critic critic updates, one of the generator, one of the classifier), in turns:
-* joint: `genxai.training.loop.joint_step` on `build(config)`, the ledger drained as often as in a run;
+* joint: `genxai.training.loop.joint_step` on `build(config)`, losses and ledger collected and drained as in a run;
 * bare: `bare_loop.BareLoop`, the same mathematics by hand, on the same draws; and once more with torch's own random
   numbers instead of the reproducible ones, which shows what those cost;
 * plain: `joint_step` without explanation and revision (revise.enabled=false, objective.lambda_attribution=0).
@@ -39,13 +39,15 @@ def measure(setting: Setting) -> list[Figure]:
 
 
 class JointLoop:
-    """`joint_step` as a run calls it, one step further at every call."""
+    """`joint_step` and what a run does around it at every step, one step further at every call."""
 
     def __init__(self, config: Config) -> None:
         from genxai.fairness import Ledger
         from genxai.training.experiment import build
+        from genxai.training.progress import LossMeter
 
         self.experiment = build(config)
+        self.meter = LossMeter(self.experiment.device, self.experiment.processes)
         self.ledger = Ledger(config.revise.tau)
         self._steps = itertools.cycle(range(self.experiment.steps))
 
@@ -53,9 +55,11 @@ class JointLoop:
         from genxai.training.loop import joint_step
 
         step = next(self._steps)
-        joint_step(self.experiment, step, self.ledger)
+        self.meter.update(step, joint_step(self.experiment, step, self.ledger))
         if (step + 1) % self.experiment.config.run.log_every == 0:
+            self.meter.drain()
             self.ledger.drain()
+        self.experiment.processes.any(False, False)
 
 
 def _headline(setting: Setting, config: Config) -> list[Figure]:

@@ -3,9 +3,11 @@
 Compared, steps of the joint loop in real processes that stay alive and take turns:
 * two: two processes with half of train.threads (at least one) each, gradients averaged over gloo, half a batch each;
 * half: a single such process with a batch of half the size, what each of the two computes;
+* apart: two such processes at once that know nothing of each other, as fast as this machine lets two be;
 * one: a single such process with the whole batch.
-Of twice the throughput, per sample: time of half / time of two, where 1 would be free communication; and at the same
-batch, time of one / (2 * time of two), where smaller shares cost their fixed part of a step as well.
+Of twice the throughput, per sample: time of half / time of two; of that of two apart, time of apart / time of two, where
+1 would be free communication; and at the same batch, time of one / (2 * time of two), where smaller shares cost their
+fixed part of a step as well.
 """
 
 from __future__ import annotations
@@ -43,16 +45,19 @@ def measure(setting: Setting) -> list[Figure]:
         return []
     half = max(1, config.train.threads // 2)
     words = [setting.source, *setting.overrides, "run.device=cpu", f"train.threads={half}"]
+    share = [*words, f"train.batch_size={config.train.batch_size // 2}"]
     repeats = min(setting.repeats, REPEATS)
     with (
-        setting.progress.task("scaling: one process and two", calls(3, repeats)) as tick,
+        setting.progress.task("scaling: one process and two", calls(4, repeats)) as tick,
         workers(words, 1, half) as one,
-        workers([*words, f"train.batch_size={config.train.batch_size // 2}"], 1, half) as smaller,
+        workers(share, 1, half) as smaller,
+        workers(share, 1, half) as another,
         workers(words, 2, half) as two,
     ):
         contenders = {
             "one": lambda: ask(one, STEPS),
             "half": lambda: ask(smaller, STEPS),
+            "apart": lambda: ask([*smaller, *another], STEPS),
             "two": lambda: ask(two, STEPS),
         }
         times = alternate(contenders, repeats, tick, limit=setting.limit)
@@ -62,6 +67,7 @@ def measure(setting: Setting) -> list[Figure]:
     return [
         milliseconds("scaling/step", f"one step on two processes, {threads}", steps),
         ratio("scaling/two", f"two processes, of twice one's throughput, {threads}", times["half"], times["two"]),
+        ratio("scaling/communication", "the same, of two processes apart", times["apart"], times["two"]),
         ratio("scaling/same_batch", "the same, on the same global batch", times["one"], twice),
     ]
 

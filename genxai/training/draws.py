@@ -36,9 +36,12 @@ class Draws:
         """Global generators for one step, alike on all processes (see `models.dropout`); stateless across steps."""
         torch.manual_seed(derive_seed(self.seed, "step", step))
 
-    def critic_indices(self, step: int, turn: int) -> Tensor:
-        """Training indices [b] of the turn-th critic update; uniform with replacement."""
-        return integers(self.seed, "critic-batch", self.train_size, step, turn, self.positions)
+    def critic_indices(self, step: int, turns: int) -> Tensor:
+        """Training indices [turns, b] of the critic updates of a step; uniform with replacement."""
+        return integers(self.seed, "critic-batch", self.train_size, step, *self._turns(turns))
+
+    def _turns(self, turns: int) -> tuple[Tensor, Tensor]:
+        return torch.arange(turns, device=self.positions.device)[:, None], self.positions[None, :]
 
     def classifier_indices(self, step: int) -> Tensor:
         """Training indices [b] of the classifier update: one permutation per epoch, wrapped at its end."""
@@ -55,14 +58,15 @@ class Draws:
         """
         return integers(self.seed, "generator-batch", self.train_size, step, self.positions // 2)
 
-    def latents(self, stream: str, length: int, step: int, turn: int = 0) -> Tensor:
-        """z ~ N(0, 1), float32 [b, length], by the Box-Muller transform."""
+    def latents(self, stream: str, length: int, step: int, turns: int = 1) -> Tensor:
+        """z ~ N(0, 1), float32 [turns, b, length], by the Box-Muller transform."""
         columns = torch.arange(length, device=self.positions.device)
-        counters = (step, turn, self.positions[:, None], columns[None, :])
+        turn, position = self._turns(turns)
+        counters = (step, turn[..., None], position[..., None], columns)
         radius = uniform(self.seed, f"{stream}-radius", *counters)
         angle = uniform(self.seed, f"{stream}-angle", *counters)
         return torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
 
-    def epsilon(self, step: int, turn: int) -> Tensor:
-        """epsilon ~ U[0, 1) of Eq. 3, one per sample, [b]."""
-        return uniform(self.seed, "penalty", step, turn, self.positions)
+    def epsilon(self, step: int, turns: int) -> Tensor:
+        """epsilon ~ U[0, 1) of Eq. 3, one per sample, [turns, b]."""
+        return uniform(self.seed, "penalty", step, *self._turns(turns))

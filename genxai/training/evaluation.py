@@ -21,6 +21,7 @@ from genxai.training.draws import Draws
 from genxai.training.experiment import EVALUATION_BATCH, Experiment, choose_device
 from genxai.training.objectives import attribution_map
 from genxai.training.parallel import Processes
+from genxai.training.precision import compute_in_float32
 
 #: splits that may choose something (early stopping, a sweep's point) and those that only report
 VALIDATION_SPLITS = ("val", "val_balanced")
@@ -121,7 +122,7 @@ def evaluate_generator(experiment: Experiment) -> Metrics:
     config, device = experiment.config, experiment.device
     draws = Draws(config.seed, len(experiment.train), GENERATED, torch.arange(GENERATED, device=device))
     labels = torch.arange(GENERATED, device=device) % experiment.train.num_classes
-    latents = draws.latents("evaluation", config.model.gan.latent_dim, 0)
+    (latents,) = draws.latents("evaluation", config.model.gan.latent_dim, 0)
     with evaluating(experiment.average):
         parts = zip(latents.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
         features = torch.cat([experiment.descriptor(experiment.average(z, y)) for z, y in parts])
@@ -139,6 +140,7 @@ def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
     saved, _ = found
     config = run.config()
     torch.set_num_threads(config.train.threads)
+    compute_in_float32()
     device = torch.device(choose_device(config))
     data = TexMM(config, splits[0], device)
     classifier = FusionClassifier(config.model, data.num_classes, data.vocab_size)

@@ -83,7 +83,7 @@ class Experiment:
     @property
     def all_monitored(self) -> int:
         """Samples of the global batch that are explained: the configured fraction, at least one."""
-        return max(1, round(self.config.explain.fraction * self.draws.batch_size))
+        return monitored_of(self.config)
 
     @property
     def monitored(self) -> int:
@@ -113,14 +113,18 @@ class Experiment:
         return self.replica
 
 
-def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
-    """The experiment of a configuration, at step 0. Raises GenxaiError for data or weights that cannot be had."""
-    backend = choose_backend(config)
+def build(config: Config, backend: str | None = None, tracker_folder: Path | None = None) -> Experiment:
+    """The experiment of a configuration, at step 0. Raises GenxaiError for data or weights that cannot be had.
+
+    backend: as `choose_backend` found it before Accelerate was started; asked here if not given.
+    """
+    backend = backend or choose_backend(config)
     accelerator = make_accelerator(config, tracker_folder)
     processes, device = Processes.of_this_run(), accelerator.device
     precision = Precision(config.train.precision, device)
     torch.set_num_threads(config.train.threads)  # Accelerate sets its own where there are several processes
     compute_in_float32()
+    _refuse_unequal_passes(config, backend, processes)
     train = TexMM(config, "train", device)
     for split in SPLITS:
         if not len(TexMM(config, split, device)):
@@ -150,6 +154,22 @@ def build(config: Config, tracker_folder: Path | None = None) -> Experiment:
         reference=reference_statistics(config, train, descriptor),
         replica=cast("FusionClassifier | None", replica),
     )
+
+
+def monitored_of(config: Config) -> int:
+    """Samples of a batch that are explained: the configured fraction, at least one."""
+    return max(1, round(config.explain.fraction * config.train.batch_size))
+
+
+def _refuse_unequal_passes(config: Config, backend: str, processes: Processes) -> None:
+    """Under FSDP2 a pass gathers weights from all processes: one that explains nothing would leave them waiting."""
+    explains = config.revise.enabled or config.objective.lambda_attribution > 0
+    if backend == "fsdp2" and explains and monitored_of(config) < processes.count:
+        raise UsageError(
+            f"train.backend=fsdp2 needs a sample to explain on each of {processes.count} processes, but "
+            f"explain.fraction={config.explain.fraction} of train.batch_size={config.train.batch_size} is "
+            f"{monitored_of(config)}: raise one of them, or use ddp, zero1 or zero2"
+        )
 
 
 def _networks(config: Config, vocab_size: int, device: torch.device) -> dict[str, nn.Module]:
@@ -208,7 +228,8 @@ def make_accelerator(config: Config, tracker_folder: Path | None = None) -> Acce
                 project_dir=str(tracker_folder) if tracker_folder else None,
             )
     except ValueError as error:
-        raise UsageError(f"run.trackers: {error}") from None
+        where = "run.trackers" if world_size() == 1 else "run.trackers, or the launcher's MASTER_ADDR and MASTER_PORT"
+        raise UsageError(f"{where}: {error}") from None
     wanted, started = config.run.processes, accelerator.num_processes
     if (wanted is not None and wanted != started) or started != world_size():
         raise UsageError(

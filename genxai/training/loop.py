@@ -21,11 +21,13 @@ from genxai.training.pictures import write_pictures
 from genxai.training.progress import LossMeter, Reporter
 from genxai.training.publisher import Publisher
 from genxai.training.resume import LoopState
-from genxai.training.steps import Terms, classifier_step, critic_step, generate, generator_step
+from genxai.training.steps import Terms, classifier_step, critic_batches, critic_step, generate, generator_step
 from genxai.training.stopping import StopFlag
 
 #: wall time between checkpoints is at least this many times what the last one took
 SAVING_SHARE = 20
+#: a loss scale (fp16) that was halved down to this: gradients are not finite at any scale, and every step is skipped
+SMALLEST_SCALE = 1e-3
 
 
 class Loop:
@@ -125,25 +127,31 @@ class Loop:
         return time.monotonic() >= self._next_save
 
     def _save(self) -> None:
+        started = time.monotonic()
         states = self._finite_states()
         self.tick()
         self._write_ledger()
         resume.save(self.run, self.experiment, self.state, states, self._publisher)
-        self._next_save = time.monotonic() + self._seconds_to_next_save()
+        now = time.monotonic()
+        self._next_save = now + self._seconds_to_next_save(now - started)
 
-    def _seconds_to_next_save(self) -> float:
+    def _seconds_to_next_save(self, blocked: float) -> float:
         """A large model on a slow disk shall not spend its time saving: at most one part in SAVING_SHARE.
 
-        Nor shall the disk, behind its back, be busy all the time.
+        Nor shall the disk, behind its back, be busy all the time. blocked: what the last save took of training [s].
         """
         seconds, publisher = self.experiment.config.run.checkpoint_seconds, self._publisher
         if publisher is None or not seconds:
             return seconds
-        return max(seconds, SAVING_SHARE * publisher.blocked_seconds, publisher.written_seconds)
+        return max(seconds, SAVING_SHARE * blocked, publisher.written_seconds)
 
     def _finite_states(self) -> dict[str, dict[str, Tensor]]:
         """Every network's state; never publish or evaluate one that has stopped being numbers, its last loss or not."""
         self.meter.check()
+        for name, trained in self.experiment.trained.items():
+            scale = trained.loss_scale()
+            if scale is not None and float(scale) < SMALLEST_SCALE:
+                raise NonFiniteError(f"gradient of {name}", self.state.step)
         states = self.experiment.network_states()
         for name, state in states.items():
             tensors = [value for value in state.values() if value.is_floating_point()]
@@ -168,8 +176,8 @@ def joint_step(experiment: Experiment, step: int, ledger: Ledger) -> Terms:
         for group in trained.parameter_groups:
             group["lr"] = learning_rate(train.scheduler, base, step, experiment.steps)
     terms: Terms = {}
-    for turn in range(experiment.config.objective.n_critic):
-        terms |= critic_step(experiment, step, turn)
+    for batch in critic_batches(experiment, step):
+        terms |= critic_step(experiment, batch)
     generated = generate(experiment, step)
     # the classifier first, though either order gives the same: its maps of the generated samples serve both
     found, revision = classifier_step(experiment, step, generated.monitored, ledger)

@@ -11,14 +11,19 @@ from torch import nn
 from genxai.config import TrainConfig
 
 
-def make_optimizer(part: str, parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    part: str, parameters: Iterable[nn.Parameter], train: TrainConfig, *, sharded: bool = False
+) -> torch.optim.Optimizer:
     """The optimiser of 'generator', 'critic' or 'classifier'.
 
     Fused: one kernel for all parameters, and a loss scaler's verdict that stays on the device.
+    sharded: some parameters are DTensors, for which torch has no fused SGD.
     """
     if part == "classifier":
         if train.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=train.lr, momentum=0.9, weight_decay=train.weight_decay, fused=True)
+            return torch.optim.SGD(
+                parameters, lr=train.lr, momentum=0.9, weight_decay=train.weight_decay, fused=not sharded
+            )
         kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
         return kind(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     if train.optimizer == "sgd":

@@ -14,18 +14,29 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from genxai.errors import UsageError
+
 
 def world_size() -> int:
-    """Processes that a launcher (torchrun, accelerate, srun, launch/train.py) started for this run; needs no group."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    """Processes that a launcher (torchrun, accelerate, srun, launch/train.py) started for this run; needs no group.
+
+    Raises UsageError for an environment that no launcher would make.
+    """
+    given = {name: os.environ.get(name) or default for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"))}
+    if not all(value.isdigit() for value in given.values()) or not int(given["RANK"]) < int(given["WORLD_SIZE"]):
+        told = " ".join(f"{name}={value}" for name, value in given.items())
+        raise UsageError(
+            f"{told} in the environment: expected numbers, RANK below WORLD_SIZE; unset them or use a launcher"
+        )
+    return int(given["WORLD_SIZE"])
 
 
 @dataclass(frozen=True)
 class Processes:
     """This process among those of its run. With a single process everything here is free.
 
-    Decisions (`any`, `share`) go through a gloo group on the host, so that no GPU is waited for; tensors (`total`,
-    `all_rows`) through the device's own group.
+    Decisions (`any`, `share`) go through a gloo group on the host: the hosts wait for each other, but for no GPU.
+    Tensors (`total`, `all_rows`) go through the device's own group.
     """
 
     rank: int = 0
@@ -88,7 +99,7 @@ class Processes:
         """
         if self.count == 1:
             return rows
-        parts = [torch.empty_like(rows) for _ in range(self.count)]
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.count)]
         dist.all_gather(parts, rows.detach().contiguous())
         parts[self.rank] = rows
         return torch.cat(parts)
@@ -96,6 +107,18 @@ class Processes:
 
 def is_lost_peer(error: Exception) -> bool:
     """Whether a collective failed because another process has ended: killed, or failed with a reason of its own."""
-    if isinstance(error, dist.DistError):
-        return True
-    return isinstance(error, RuntimeError) and any(name in str(error).lower() for name in ("gloo", "nccl"))
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _LOST) and "out of memory" not in text
+
+
+#: what gloo, NCCL and the store say when the other side is gone
+_LOST = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "timed out",
+    "timeout",
+    "remote process exited",
+    "communicator was aborted",
+)

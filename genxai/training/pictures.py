@@ -37,7 +37,7 @@ def generated_grid(experiment: Experiment) -> Tensor:
     labels = torch.arange(count, device=device) % COLUMNS
     draws = Draws(experiment.config.seed, count, count, torch.arange(count, device=device))
     with evaluating(experiment.average):
-        latents = draws.latents("picture", experiment.config.model.gan.latent_dim, 0)
+        (latents,) = draws.latents("picture", experiment.config.model.gan.latent_dim, 0)
         images = experiment.average(latents, labels)
     return _tile(images.expand(-1, 3, -1, -1), COLUMNS)
 

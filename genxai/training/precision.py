@@ -35,5 +35,6 @@ class Precision:
 
 def compute_in_float32() -> None:
     """float32 means IEEE float32, also in convolutions on a GPU, where cuDNN would take TF32 by default."""
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    # by the older names: after the newer ones torch refuses to have the older read, which torch itself does in places
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

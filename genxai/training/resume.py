@@ -74,7 +74,7 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
         log.warning("%s; starting from step 0, which gives the same run", problem)
         found = None
     path = found[1].name if found else None
-    if experiment.processes.share(path) != path:
+    if any(experiment.processes.any(experiment.processes.share(path) != path)):
         raise CheckpointError(f"{run.checkpoints}: not every process of the run sees the same checkpoints")
     if found is None:
         _truncate(run, experiment, {})

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from genxai.config import Config
-from genxai.configfile import dotted_keys, get_dotted
+from genxai.configfile import dotted_keys, get_dotted, shortened
 from genxai.data import fingerprint
 from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError
 from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
 from genxai.training import checkpoints, resume
+from genxai.training.backends.choose import choose_backend
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
 from genxai.training.experiment import Experiment, build, make_accelerator
 from genxai.training.loop import Loop
@@ -53,10 +54,16 @@ def train(run: Run, *, show_progress: bool = False, stop: StopFlag | None = None
             f"{run.config_file} is not what the folder's name stands for: it was edited, or the folder renamed. "
             "Restore it, or plan a new run with launch/train.py and the options you want"
         )
+    backend = choose_backend(config)
     with listening(stop) as stop:
-        processes = _join(config)
-        with _held(run, processes) as acquired:
-            return _train(run, config, stop, show_progress, processes) if acquired else Outcome.BUSY
+        try:
+            processes = _join(config)
+            with _held(run, processes) as acquired:
+                return _train(run, config, backend, stop, show_progress, processes) if acquired else Outcome.BUSY
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            raise GenxaiError(f"another process of the run went away: {shortened(str(error))}") from None
 
 
 def _join(config: Config) -> Processes:
@@ -64,6 +71,10 @@ def _join(config: Config) -> Processes:
     if world_size() > 1 or (config.run.processes or 1) > 1:
         make_accelerator(config)
     return Processes.of_this_run()
+
+
+class _FailedAlone(GenxaiError):
+    """One process of several has failed and recorded why; it must end, so that the others do not wait for it."""
 
 
 @contextlib.contextmanager
@@ -78,7 +89,9 @@ def _held(run: Run, processes: Processes) -> Iterator[bool]:
         processes.wait()  # the lock outlives the last thing that any of them reads
 
 
-def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool, processes: Processes) -> Outcome:
+def _train(
+    run: Run, config: Config, backend: str, stop: StopFlag, show_progress: bool, processes: Processes
+) -> Outcome:
     state_of_run = processes.share(run.state)
     if state_of_run is State.DONE:
         return Outcome.DONE
@@ -89,7 +102,7 @@ def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool, proces
     with logging_to(run.log_file) if processes.first else contextlib.nullcontext():
         step = 0
         try:
-            experiment = build(config, run.trackers)
+            experiment = build(config, backend, run.trackers)
             state = resume.restore(run, experiment)
             if processes.first:
                 _note_start(run, experiment, state)
@@ -118,8 +131,13 @@ def _train(run: Run, config: Config, stop: StopFlag, show_progress: bool, proces
                 log.error("ended at step %d: %s", step, error)
                 raise
             if processes.count > 1 and is_lost_peer(error):
-                raise GenxaiError(f"another process of the run went away at step {step}: {error}") from None
-            return _record_failure(run, error, step)
+                raise
+            outcome = _record_failure(run, error, step)
+            if processes.count > 1:
+                raise _FailedAlone(
+                    f"process {processes.rank} failed: {shortened(str(error))}; see {run.failed_file}"
+                ) from None
+            return outcome
 
 
 def _note_start(run: Run, experiment: Experiment, state: LoopState) -> None:

@@ -46,6 +46,15 @@ class Monitored(NamedTuple):
         return Monitored(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
 
+class CriticBatch(NamedTuple):
+    """What one critic update works on: real images [b,1,H,W], labels [b], latents [b,L], epsilon of Eq. 3 [b]."""
+
+    real: Tensor
+    labels: Tensor
+    latents: Tensor
+    epsilon: Tensor
+
+
 class Generated(NamedTuple):
     """A generated batch: images [b,1,H,W] in the generator's graph, labels [b], and the monitored ones, detached."""
 
@@ -75,21 +84,27 @@ class Findings(NamedTuple):
     flagged: Tensor
 
 
-def critic_step(experiment: Experiment, step: int, turn: int) -> Terms:
+def critic_batches(experiment: Experiment, step: int) -> list[CriticBatch]:
+    """The batches of all critic updates of a step, drawn and composed at once: small kernels cost as much as large."""
+    draws, turns = experiment.draws, experiment.config.objective.n_critic
+    sample = experiment.train.batch(draws.critic_indices(step, turns).flatten())
+    latents = draws.latents("critic", experiment.config.model.gan.latent_dim, step, turns)
+    real, labels = sample.images.unflatten(0, (turns, -1)), sample.labels.unflatten(0, (turns, -1))
+    columns = (real, labels, latents, draws.epsilon(step, turns))
+    return [CriticBatch(*parts) for parts in zip(*(column.unbind() for column in columns), strict=True)]
+
+
+def critic_step(experiment: Experiment, batch: CriticBatch) -> Terms:
     """Eq. 1: L_D = E[D(G(z,y),y)] - E[D(x,y)] + lambda_gp L_GP, real and fake sharing their labels."""
-    config, draws, critic = experiment.config, experiment.draws, experiment.trained["critic"]
-    sample = experiment.train.batch(draws.critic_indices(step, turn))
+    config, critic, (real, labels, latents, epsilon) = experiment.config, experiment.trained["critic"], batch
     with torch.no_grad(), experiment.precision.autocast():
-        latents = draws.latents("critic", config.model.gan.latent_dim, step, turn)
-        fake = experiment.generator(latents, sample.labels).float()
-    scores = critic(torch.cat([fake, sample.images]), sample.labels.repeat(2)).float()
+        fake = experiment.generator(latents, labels).float()
+    scores = critic(torch.cat([fake, real]), labels.repeat(2)).float()
     fake_scores, real_scores = scores.chunk(2)
     wasserstein = fake_scores.mean() - real_scores.mean()
     loss, penalty = wasserstein, torch.zeros_like(wasserstein)
     if config.objective.lambda_gp > 0:
-        penalty = gradient_penalty(
-            experiment.critic, sample.images, fake, sample.labels, epsilon=draws.epsilon(step, turn)
-        )
+        penalty = gradient_penalty(experiment.critic, real, fake, labels, epsilon=epsilon)
         loss = loss + config.objective.lambda_gp * penalty
     critic.update(loss, config.train.clip_norm)
     return {"critic/wasserstein": wasserstein.detach(), "critic/penalty": penalty.detach()}
@@ -100,7 +115,7 @@ def generate(experiment: Experiment, step: int) -> Generated:
     config, draws, train = experiment.config, experiment.draws, experiment.train
     indices = draws.paired_indices(step)
     labels = train.labels[indices]
-    latents = draws.latents("generator", config.model.gan.latent_dim, step)
+    (latents,) = draws.latents("generator", config.model.gan.latent_dim, step)
     fake = experiment.trained["generator"](latents, labels).float()
     count = experiment.monitored
     ids = step * draws.batch_size + draws.positions[:count]
@@ -145,7 +160,7 @@ def classifier_step(
     counts = processes.total(flagged).clamp_min(1) / processes.count
     revise = correction(found.scores, found.flagged, counts[0])
     loss = loss + config.revise.weight * revise
-    gradient = _image_gradient(experiment, images, found, counts, loss)
+    gradient = _update_and_image_gradient(experiment, images, found, counts, loss)
     _enter(ledger, step, experiment, monitored, found, _scores_after(experiment, step, monitored))
     terms = _classifier_terms(cross_entropy, attribution, revise)
     if gradient is None:
@@ -170,10 +185,10 @@ def _corrects_generator(experiment: Experiment) -> bool:
     return revise.enabled and revise.generator_weight > 0 and experiment.monitored > 0
 
 
-def _image_gradient(
+def _update_and_image_gradient(
     experiment: Experiment, images: Tensor, found: Findings, counts: Tensor, loss: Tensor
 ) -> Tensor | None:
-    """Update the classifier; d(mean score of flagged generated samples) / d(images), None if nobody asks for it.
+    """Update the classifier; returns d(mean score of flagged generated samples) / d(images), None if not asked for.
 
     The classifier's loss holds the same scores with another weight, so its backward pass gives both gradients: samples
     do not meet, and the gradient of one image is that of its own score.
@@ -191,7 +206,11 @@ def _image_gradient(
     if images.grad is None:
         return None
     gradient = images.grad * (counts[0] / (weight * counts[1]))
-    return gradient if scale is None else gradient / scale
+    if scale is None:
+        return gradient
+    # the classifier's loss scale was too large: its step is skipped, and the generator's shall not be
+    gradient = gradient / scale
+    return torch.where(gradient.isfinite().all(), gradient, 0.0)
 
 
 def generator_step(experiment: Experiment, generated: Generated, revision: Revision | None) -> Terms:

@@ -155,8 +155,8 @@ def test_the_parts_add_up_to_what_a_real_joint_step_executes(overrides: tuple[st
     real = count(real_step(config))
     cost = measure_step(config)
     assert cost.flops() == real.flops
-    # the largest update; the loop also holds the batch's data
-    assert max(cost.peak_bytes.values()) == pytest.approx(real.peak_bytes, rel=0.05)
+    # the largest update; the loop also holds the data of all critic updates
+    assert max(cost.peak_bytes.values()) == pytest.approx(real.peak_bytes, rel=0.1)
 
 
 class ByPrecision(TorchDispatchMode):

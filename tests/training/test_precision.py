@@ -4,16 +4,21 @@ import pytest
 import torch
 
 from genxai.configfile import load_config
+from genxai.data import fingerprint
 from genxai.fairness import Ledger
+from genxai.runs import Run, read_json, run_signature
+from genxai.training import Outcome, loop, train
 from genxai.training.backends.ddp import Replicated
 from genxai.training.experiment import build
 from genxai.training.loop import joint_step
 from genxai.training.objectives import attribution_map
 from genxai.training.optimizers import make_optimizer
 from genxai.training.precision import Precision
-from genxai.training.steps import Monitored, critic_step, reveal
+from genxai.training.steps import Monitored, critic_batches, critic_step, reveal
 
 HALF = ["bf16", "fp16"]
+SMALL_FP16 = ("train.precision=fp16", "train.threads=1", "data.train_limit=160", "data.test_limit=80",
+              "data.balanced_val_size=20", "run.trackers=[]", "run.pictures=false", "train.epochs=1")  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -31,7 +36,7 @@ def test_the_penalty_and_its_gradient_are_those_of_float32_to_the_last_bits(make
     for kind in (precision, "fp32"):
         experiment = make(f"train.precision={kind}", *alone)
         experiment.precision = Precision("fp32", CPU)  # the fakes
-        terms = critic_step(experiment, 0, 0)
+        terms = critic_step(experiment, critic_batches(experiment, 0)[0])
         found.append((terms["critic/penalty"], torch.cat([p.grad.flatten() for p in experiment.critic.parameters()])))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=0)
     assert (found[0][1] - found[1][1]).norm() / found[1][1].norm() < 1e-5
@@ -95,6 +100,38 @@ def test_fp16_takes_the_float32_step_up_to_rounding_because_losses_are_scaled(ma
         [(value - full.generator.state_dict()[name]).flatten() for name, value in half.generator.state_dict().items()]
     )
     assert moved.norm() > 0 and apart.norm() / moved.norm() < 0.05
+
+
+def test_a_classifier_whose_scale_is_too_large_does_not_stop_the_generator(make):
+    """The generator's correction is read off the classifier's scaled backward pass, which has overflowed here."""
+    options = ("train.optimizer=sgd", "revise.tau=0", "revise.generator_weight=5", "objective.n_critic=1")
+    experiment = make("train.precision=fp16", *options)
+    for name, scale in (("classifier", 2.0**40), ("generator", 256.0)):
+        trained = experiment.trained[name]
+        trained.load(trained.network_state(), trained.optimizer_state(), {**trained.scaler_state(), "scale": scale})
+    before = {name: module.state_dict()["project.weight" if name == "generator" else "head.1.weight"].clone()
+              for name, module in experiment.modules().items() if name in ("generator", "classifier")}  # fmt: skip
+    joint_step(experiment, 0, Ledger(0.0))
+    assert torch.equal(experiment.classifier.head[1].weight, before["classifier"])
+    assert not torch.equal(experiment.generator.project.weight, before["generator"])
+    assert experiment.trained["generator"].loss_scale() == 256.0
+
+
+def test_gradients_that_are_finite_at_no_scale_fail_the_run(make, tmp_path):
+    config = load_config("tiny", [*SMALL_FP16])
+    run = Run(tmp_path / run_signature(config, fingerprint(config.data)))
+    run.plan(config)
+
+    def broken(experiment, step, ledger):
+        weight = experiment.critic.from_image.weight
+        for _ in range(40):  # a finite loss whose gradient is not a number
+            experiment.trained["critic"].update(torch.sqrt(weight.square().sum() * 0.0), None)
+        return {"critic/wasserstein": torch.zeros(())}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "joint_step", broken)
+        assert train(run) is Outcome.FAILED
+    assert read_json(run.failed_file)["term"] == "gradient of critic"
 
 
 def test_a_step_with_gradients_that_overflow_is_skipped_and_halves_the_scale():

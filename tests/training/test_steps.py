@@ -14,6 +14,7 @@ from genxai.training.progress import LossMeter
 from genxai.training.steps import (
     Monitored,
     classifier_step,
+    critic_batches,
     critic_step,
     generate,
     generator_step,
@@ -43,17 +44,17 @@ def changed(experiment, before) -> set[str]:
 
 def test_the_critic_step_computes_eq_1_and_changes_the_critic_alone(make):
     experiment = make("objective.lambda_gp=7")
-    sample = experiment.train.batch(experiment.draws.critic_indices(0, 1))
-    latents = experiment.draws.latents("critic", experiment.config.model.gan.latent_dim, 0, 1)
+    sample = experiment.train.batch(experiment.draws.critic_indices(0, 2)[1])
+    latents = experiment.draws.latents("critic", experiment.config.model.gan.latent_dim, 0, 2)[1]
     fake = experiment.generator(latents, sample.labels).detach()
     critic = experiment.critic
     wasserstein = critic(fake, sample.labels).mean() - critic(sample.images, sample.labels).mean()
-    epsilon = experiment.draws.epsilon(0, 1)
+    epsilon = experiment.draws.epsilon(0, 2)[1]
     penalty = gradient_penalty(critic, sample.images, fake, sample.labels, epsilon=epsilon)
     (wasserstein + 7 * penalty).backward()
     expected = {name: parameter.grad.clone() for name, parameter in critic.named_parameters()}
     before = snapshot(experiment)
-    terms = critic_step(experiment, 0, 1)
+    terms = critic_step(experiment, critic_batches(experiment, 0)[1])
     torch.testing.assert_close(terms["critic/wasserstein"], wasserstein.detach())
     torch.testing.assert_close(terms["critic/penalty"], penalty.detach())
     for name, parameter in critic.named_parameters():
@@ -65,7 +66,7 @@ def test_the_generator_step_computes_eq_2_and_changes_generator_and_average_alon
     experiment = make("revise.generator_weight=0", "objective.lambda_bias=3")
     indices = experiment.draws.paired_indices(0)
     labels = experiment.train.labels[indices]
-    fake = experiment.generator(experiment.draws.latents("generator", 32, 0), labels)
+    fake = experiment.generator(experiment.draws.latents("generator", 32, 0)[0], labels)
     adversarial = -experiment.critic(fake, labels).mean()
     bias = bias_loss(experiment.descriptor(fake), labels, experiment.reference)
     (adversarial + 3 * bias).backward()

@@ -58,6 +58,7 @@ def prepare(
         if backend == "fsdp2" and name == "classifier":
             from genxai.training.backends import fsdp
 
+            make = functools.partial(make, sharded=True)
             trained[name] = fsdp.prepare(module, make, device=precision.device, autocast=precision.autocast)
         elif backend.startswith("zero"):
             from genxai.training.backends import zero

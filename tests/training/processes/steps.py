@@ -46,9 +46,9 @@ def main(output: str, steps: str, precision: str, *overrides: str) -> None:
         terms.append({name: processes.total(term) / processes.count for name, term in found.items()})
         gradients.append(
             {
-                name: torch.cat([p.grad.flatten().clone() for p in module.parameters() if p.grad is not None])
+                name: torch.cat([p.grad.flatten().clone() for p in module.parameters()])
                 for name, module in experiment.modules().items()
-                if name != "average"
+                if name != "average" and experiment.backend == "ddp"  # others keep gradients elsewhere, or in pieces
             }
         )
     records = in_order(processes.collect(ledger.drain()))
