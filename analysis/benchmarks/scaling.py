@@ -5,9 +5,9 @@ Compared, steps of the joint loop in real processes that stay alive and take tur
 * half: a single such process with a batch of half the size, what each of the two computes;
 * apart: two such processes at once that know nothing of each other, as fast as this machine lets two be;
 * one: a single such process with the whole batch.
-Of twice the throughput, per sample: time of half / time of two; of that of two apart, time of apart / time of two, where
-1 would be free communication; and at the same batch, time of one / (2 * time of two), where smaller shares cost their
-fixed part of a step as well.
+Of twice the throughput, per sample: time of half / time of two; of that of two apart, time of apart / time of two,
+where 1 would be free communication; and at the same batch, time of one / (2 * time of two), where smaller shares cost
+their fixed part of a step as well.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from genxai.training.experiment import Experiment
 from genxai.training.publisher import Publisher
 
 log = logging.getLogger(__name__)
+#: options of an optimiser that say which kernels it uses and not what it computes
+EXECUTION = {"fused", "foreach", "capturable"}
 
 
 @dataclass
@@ -86,6 +88,9 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
             f"{run.checkpoints}"
         )
     for name, trained in experiment.trained.items():
+        for group in saved["optimizers"][name]["param_groups"]:
+            # how steps are executed is this start's business: sharded parameters know no fused SGD
+            group |= {key: trained.parameter_groups[0][key] for key in EXECUTION & trained.parameter_groups[0].keys()}
         trained.load(saved["modules"][name], saved["optimizers"][name], saved["scalers"][name])
     experiment.average.load_state_dict(saved["modules"]["average"])
     restore_random_state(saved["random"])

@@ -72,25 +72,24 @@ BACKENDS = ["zero1", "zero2", "fsdp2"]
 
 
 @SLOW
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_every_backend_makes_the_steps_of_one_process(computed, backend, optimizer):
-    """Three real joint steps, the shared explanation and the correction of the generator included."""
+def test_every_backend_makes_the_steps_of_one_process(computed, backend):
+    """Three real joint steps, the shared explanation and the correction of the generator included.
+
+    SGD: Adam's first steps turn rounding into full steps (tests/training/backends has it with a larger epsilon).
+    """
     if backend != "fsdp2":
         pytest.importorskip("deepspeed")
-    options = (f"train.optimizer={optimizer}", "revise.generator_weight=5", "revise.audit_every=1", "revise.tau=0.1")
-    alone, together = (
-        computed(1, 3, "float32", *options),
-        computed(2, 3, "float32", *options, f"train.backend={backend}"),
-    )
-    for step in (0, 1, 2) if optimizer == "sgd" else (0,):  # Adam's first steps turn rounding into full steps
+    options = ("revise.generator_weight=5", "revise.audit_every=1", "revise.tau=0.1")
+    alone = computed(1, 3, "float32", *options)
+    together = computed(2, 3, "float32", *options, f"train.backend={backend}")
+    for step in range(3):
         for name, term in alone["terms"][step].items():
             torch.testing.assert_close(together["terms"][step][name], term, rtol=1e-4, atol=1e-5, msg=f"{step} {name}")
     assert [decision(record) for record in together["ledger"]] == [decision(record) for record in alone["ledger"]]
-    if optimizer == "sgd":
-        for owner, state in alone["states"].items():
-            for name, value in state.items():
-                torch.testing.assert_close(together["states"][owner][name], value, rtol=1e-4, atol=1e-5)
+    for owner, state in alone["states"].items():
+        for name, value in state.items():
+            torch.testing.assert_close(together["states"][owner][name], value, rtol=1e-4, atol=1e-5)
 
 
 def decision(record: dict) -> tuple:
