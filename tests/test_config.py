@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
-from genxai.config import Config
+from genxai.config import Config, backend_of
 from genxai.configfile import dotted_keys, dump_config, find_field, load_config, preset_names, validate
 from genxai.errors import UsageError
+from genxai.runs import run_signature
 
 
 def message(*overrides: str, source: str = "tiny") -> str:
@@ -145,3 +146,52 @@ def test_every_option_is_described():
         assert field is not None
         if key.split(".")[-1] not in sections and not hasattr(field.annotation, "model_fields"):
             assert field.description or "Literal" in str(field.annotation) or key == "train.gan_betas", key
+
+
+NOTHING_EXPLAINED = ("revise.enabled=false", "objective.lambda_attribution=0.0")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("train.backend=zero2", "train.precision=fp16"), "halves the weights"),
+        (("train.backend=zero3",), "cannot be differentiated twice"),
+        (("train.backend=zero3", "revise.enabled=false"), "cannot be differentiated twice"),
+        (("train.backend=fsdp2", "model.fusion=image"), "only the text encoder is sharded"),
+        (("train.backend=fsdp2", "train.precision=fp16"), "loss scaling"),
+        (("run.processes=3",), "cannot be shared equally by 3 processes"),
+    ],
+)
+def test_what_a_backend_would_get_wrong_is_refused_with_its_reason(options, reason):
+    with pytest.raises(UsageError, match=reason):
+        load_config("tiny", options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("train.backend=zero3", *NOTHING_EXPLAINED),
+        ("train.backend=zero1", "train.precision=bf16"),
+        ("train.backend=fsdp2", "train.precision=bf16"),
+        ("train.backend=ddp", "train.precision=fp16"),
+        ("run.processes=4",),
+    ],
+)
+def test_what_a_backend_can_do_is_allowed_and_changes_no_signature(options):
+    plain = [option for option in options if not option.startswith(("train.backend", "run."))]
+    one, other = load_config("tiny", options), load_config("tiny", plain)
+    assert run_signature(one, "data") == run_signature(other, "data")
+
+
+@pytest.mark.parametrize(
+    ("environment", "backend"),
+    [
+        ({}, None),
+        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp2"),
+        ({"ACCELERATE_USE_FSDP": "false"}, None),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "ddp"),
+    ],
+)
+def test_accelerates_variables_name_a_backend(environment, backend):
+    assert backend_of(environment) == backend

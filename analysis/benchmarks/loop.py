@@ -14,7 +14,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.benchmarks.figures import Figure, milliseconds, ratio
@@ -34,7 +37,7 @@ def measure(setting: Setting) -> list[Figure]:
     with threads(config.train.threads):
         figures = _headline(setting, config)
         if not setting.short:
-            figures += _curve(setting, config) + _parts(setting, config)
+            figures += _curve(setting, config) + _parts(setting, config) + _checkpoint(setting, config)
     return figures
 
 
@@ -146,6 +149,28 @@ def _parts(setting: Setting, config: Config) -> list[Figure]:
         milliseconds(f"loop/part_{part}", f"  {name}", [spent[part] for spent in rounds])
         for part, name in names.items()
     ]
+
+
+def _checkpoint(setting: Setting, config: Config) -> list[Figure]:
+    """How long training is kept from its next step by a checkpoint: states taken and copied, not written."""
+    from genxai.training.publisher import Publisher
+
+    joint = JointLoop(config)
+    experiment, blocked = joint.experiment, []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Publisher(Path(folder)) as publisher,
+        setting.progress.task("loop: a checkpoint", setting.repeats) as tick,
+    ):
+        for number in range(setting.repeats):
+            joint()
+            begun = time.perf_counter()
+            optimizers = {name: trained.optimizer_state() for name, trained in experiment.trained.items()}
+            publisher.publish(number, {"modules": experiment.network_states(), "optimizers": optimizers})
+            blocked.append(time.perf_counter() - begun)
+            publisher.finish()  # in a run, minutes pass
+            tick()
+    return [milliseconds("loop/checkpoint", "training kept waiting by a checkpoint", blocked[1:] or blocked)]
 
 
 class _Clock:
