@@ -110,7 +110,11 @@ class _TextSharded:
         states = {number: self._optimizer.state.get(parameter) for number, parameter in enumerate(self._parameters)}
         return {
             "state": {
-                number: {key: _unsharded(value) for key, value in state.items()}
+                # one at a time: what was sharded need not fit on the device
+                number: {
+                    key: value.cpu() if isinstance(value := _unsharded(held), Tensor) else value
+                    for key, held in state.items()
+                }
                 for number, state in states.items()
                 if state
             },

@@ -232,7 +232,7 @@ class _Partitioned:
                 pieces = torch.zeros(shape.numel(), dtype=value.dtype, device=value.device)
                 pieces[part.first : part.first + part.numel] = value[part.start : part.start + part.numel]
                 dist.all_reduce(pieces)
-                whole[key] = pieces.view(shape)
+                whole[key] = pieces.view(shape).cpu()  # one at a time: what was sharded need not fit on the device
             else:
                 whole[key] = value.clone() if isinstance(value, Tensor) else value
         return whole
