@@ -6,10 +6,12 @@ The command line; what is compared with what stands in each module of `analysis.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from analysis.benchmarks import CORE, SUITES, measure
@@ -75,21 +77,31 @@ def _main(argv: Sequence[str] | None) -> int:
     return run(setting, options)
 
 
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """What a run's data lack is told by the run."""
+    logger = logging.getLogger("genxai")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def run(setting: Setting, options: argparse.Namespace) -> int:
     """Measure, print, and with --check compare with the floors; the exit code."""
-    import logging
-
     from analysis.benchmarks import machine, report
     from analysis.benchmarks.floors import fallen, load_marks
 
-    logging.getLogger("genxai").setLevel(logging.ERROR)  # what a run's data lack is told by the run
     config, marks = setting.config(), load_marks()
     from genxai.training.experiment import choose_device
 
     described = machine.describe(choose_device(config), config.train.threads)
     if options.suite in (CORE, "cam") and importlib.util.find_spec("pytorch_grad_cam") is None:
         setting.progress.say("cam: pytorch-grad-cam is not there to compare with: pip install grad-cam")
-    figures: list[Figure] = measure(options.suite, setting)
+    with _errors_only():
+        figures: list[Figure] = measure(options.suite, setting)
     if options.json:
         about = {"suite": options.suite, "source": setting.source, "overrides": list(setting.overrides)}
         print(json.dumps(report.as_json(figures, marks, described, about), indent=1))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from genxai.configfile import load_config
 from genxai.runs import Run, append_jsonl, read_jsonl
 from launch import worker
 from launch.attempts import Status, excuse, excuses_file
@@ -37,9 +38,9 @@ def training(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    path = tmp_path / "s" / "0123456789ab"
-    path.mkdir(parents=True)
-    return Run(path)
+    run = Run(tmp_path / "s" / "0123456789ab")
+    run.plan(load_config("tiny"))
+    return run
 
 
 @pytest.mark.parametrize(
