@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.table7 import ROWS
 from genxai.errors import EXIT_OK, UsageError
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
 
@@ -37,12 +38,7 @@ EXAMPLES = """
 """
 
 LABELS = {
-    "image_encoder": "Visual encoder",
-    "text_encoder": "Text encoder",
-    "fusion": "Cross-modal fusion",
-    "head": "Classification head",
-    "explanation": "Grad-CAM++, R(M) of Eq. 11",
-    "revision": "Reveal-to-Revise",
+    **ROWS,
     "generator": "Generator",
     "critic": "Critic",
     "penalty": "Gradient penalty",

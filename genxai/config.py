@@ -276,6 +276,11 @@ class Config(Section):
             )
         return self
 
+    @property
+    def explained_samples(self) -> int:
+        """Samples of a (global) batch that are explained: the configured fraction, at least one."""
+        return max(1, round(self.explain.fraction * self.train.batch_size))
+
     @model_validator(mode="after")
     def _share_is_whole(self) -> Config:
         if self.run.processes and self.train.batch_size % self.run.processes:

@@ -75,7 +75,7 @@ class BareLoop:
         self.critic = twin(experiment.critic, lambda: Critic(gan, NUM_CLASSES, side))
         self.classifier = twin(experiment.classifier, lambda: FusionClassifier(config.model, NUM_CLASSES, words))
         self.optimizers = {name: self._optimizer(name) for name in ("critic", "generator", "classifier")}
-        self.count = max(1, round(config.explain.fraction * config.train.batch_size))
+        self.count = config.explained_samples
         self.averages, self.sources = list(self.average.parameters()), list(self.generator.parameters())
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:

@@ -84,7 +84,7 @@ def _headline(setting: Setting, config: Config) -> list[Figure]:
     if "native" in times:
         name = "the same, bare loop with torch's own random numbers"
         figures.append(ratio("loop/bare_native", name, times["native"], times["joint"]))
-    share = _share(config.explain.fraction, config)
+    share = _share(config)
     name = f"step with explanation, {share}, of one without"
     figures.append(ratio("loop/overhead", name, times["joint"], times["plain"]))
     return figures
@@ -95,9 +95,8 @@ def _counting(loop: Any, steps: int) -> Callable[[], Any]:
     return lambda: loop.step(next(numbers))
 
 
-def _share(fraction: float, config: Config) -> str:
-    count = max(1, round(fraction * config.train.batch_size))
-    return f"{count} of {config.train.batch_size}"
+def _share(config: Config) -> str:
+    return f"{config.explained_samples} of {config.train.batch_size}"
 
 
 def _curve(setting: Setting, config: Config) -> list[Figure]:
@@ -109,7 +108,7 @@ def _curve(setting: Setting, config: Config) -> list[Figure]:
     return [
         ratio(
             f"loop/overhead_{100 * fraction:g}",
-            f"  explaining {100 * fraction:g} % ({_share(fraction, config)})",
+            f"  explaining {100 * fraction:g} % ({_share(loops[fraction].experiment.config)})",
             times[str(fraction)],
             times["plain"],
         )

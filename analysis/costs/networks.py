@@ -36,7 +36,7 @@ class Networks:
     @property
     def monitored(self) -> int:
         """Samples of a batch that are explained, as the loop counts them."""
-        return max(1, round(self.config.explain.fraction * self.config.train.batch_size))
+        return self.config.explained_samples
 
     def images(self, count: int) -> Tensor:
         side = self.config.data.image_size

@@ -253,8 +253,9 @@ def _penalty_parts(networks: Networks, batch: int, turns: float) -> Iterator[Par
         laps.append(meter.lap())
         penalty.backward()
         laps.append(meter.lap())
-    for phase, work in zip(("forward", "backward", "double backward"), laps, strict=True):
-        yield Part("penalty", phase, "its update", batch, turns, "fp32", work)  # type: ignore[arg-type]
+    phases: tuple[Phase, ...] = ("forward", "backward", "double backward")
+    for phase, work in zip(phases, laps, strict=True):
+        yield Part("penalty", phase, "its update", batch, turns, "fp32", work)
 
 
 def _descriptor_parts(networks: Networks, batch: int) -> Iterator[Part]:

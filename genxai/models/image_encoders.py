@@ -5,6 +5,7 @@ Images are float32 in [0, 1], [B, 1, H, W]; each encoder resizes and normalises 
 
 from __future__ import annotations
 
+import abc
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(nn.Module, abc.ABC):
     """images [B, 1, H, W] -> `ImageFeatures`; activations are in the graph of tokens.
 
     In two halves, below and above the explained map: `maps` of images [B, C, h, w], and `tokens` of these [B, N, D].
@@ -41,11 +42,13 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.input_size = input_size
 
+    @abc.abstractmethod
     def maps(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The explained map, [B, C, h, w]."""
 
+    @abc.abstractmethod
     def tokens(self, activations: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What the fusion sees of the map, [B, N, D]."""
 
     def forward(self, images: Tensor) -> ImageFeatures:
         activations = start_of_graph(self.maps(images))

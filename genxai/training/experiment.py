@@ -83,7 +83,7 @@ class Experiment:
     @property
     def all_monitored(self) -> int:
         """Samples of the global batch that are explained: the configured fraction, at least one."""
-        return monitored_of(self.config)
+        return self.config.explained_samples
 
     @property
     def monitored(self) -> int:
@@ -156,19 +156,14 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
     )
 
 
-def monitored_of(config: Config) -> int:
-    """Samples of a batch that are explained: the configured fraction, at least one."""
-    return max(1, round(config.explain.fraction * config.train.batch_size))
-
-
 def _refuse_unequal_passes(config: Config, backend: str, processes: Processes) -> None:
     """Under FSDP2 a pass gathers weights from all processes: one that explains nothing would leave them waiting."""
     explains = config.revise.enabled or config.objective.lambda_attribution > 0
-    if backend == "fsdp2" and explains and monitored_of(config) < processes.count:
+    if backend == "fsdp2" and explains and config.explained_samples < processes.count:
         raise UsageError(
             f"train.backend=fsdp2 needs a sample to explain on each of {processes.count} processes, but "
             f"explain.fraction={config.explain.fraction} of train.batch_size={config.train.batch_size} is "
-            f"{monitored_of(config)}: raise one of them, or use ddp, zero1 or zero2"
+            f"{config.explained_samples}: raise one of them, or use ddp, zero1 or zero2"
         )
 
 

@@ -20,9 +20,7 @@ from torch.optim import Optimizer
 
 from genxai.training.backends import Trained
 from genxai.training.backends.process_group import ensure_process_group
-
-#: against division by zero when a norm is clipped, as in torch.nn.utils.clip_grad_norm_
-SMALLEST_NORM = 1e-6
+from genxai.training.backends.sharded import Sharded, clip_factor
 
 
 def prepare(
@@ -49,7 +47,7 @@ def prepare(
     return _TextSharded(module, make_optimizer(list(module.parameters())), autocast)
 
 
-class _TextSharded:
+class _TextSharded(Sharded):
     """`Trained` with some parameters sharded (DTensor) and the others whole."""
 
     def __init__(
@@ -63,17 +61,6 @@ class _TextSharded:
         (group,) = optimizer.param_groups
         group["params"] = self._whole
         optimizer.add_param_group({**group, "params": self._sharded})
-
-    @property
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return self._optimizer.param_groups
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        with self._autocast():
-            return self.module(*inputs)
-
-    def loss_scale(self) -> Tensor | None:
-        return None
 
     def update(self, loss: Tensor, clip_norm: float | None) -> None:
         self._optimizer.zero_grad()
@@ -100,7 +87,7 @@ class _TextSharded:
         square = torch.nn.utils.get_total_norm(shards).square()
         dist.all_reduce(square)
         norm = (square + torch.nn.utils.get_total_norm(whole).square()).sqrt()
-        torch._foreach_mul_(whole + shards, (clip_norm / (norm + SMALLEST_NORM)).clamp(max=1.0))
+        torch._foreach_mul_(whole + shards, clip_factor(norm, clip_norm))
 
     def network_state(self) -> dict[str, Tensor]:
         return {name: _unsharded(value) for name, value in self.module.state_dict().items()}
@@ -120,9 +107,6 @@ class _TextSharded:
             },
             "param_groups": [{**options, "params": list(range(len(self._parameters)))}],
         }
-
-    def scaler_state(self) -> dict[str, Any] | None:
-        return None
 
     def load(self, network: dict[str, Tensor], optimizer: dict[str, Any], scaler: dict[str, Any] | None) -> None:
         targets = self.module.state_dict()

@@ -22,13 +22,10 @@ from torch import distributed as dist
 from genxai.errors import NonFiniteError, UsageError
 from genxai.training.backends import Trained
 from genxai.training.backends.process_group import ensure_process_group
+from genxai.training.backends.sharded import Autocast, Sharded, clip_factor
 
 #: elements reduced at a time; the engine allocates a buffer of this size [200 MB in float32]
 LARGEST_BUCKET = 50_000_000
-#: against division by zero when a norm is clipped, as in torch.nn.utils.clip_grad_norm_
-SMALLEST_NORM = 1e-6
-
-Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def prepare(
@@ -140,7 +137,7 @@ class _Part(NamedTuple):
     numel: int
 
 
-class _Partitioned:
+class _Partitioned(Sharded):
     """`Trained` under ZeRO-1 or ZeRO-2: every process has all weights and updates a part of them."""
 
     def __init__(
@@ -151,17 +148,6 @@ class _Partitioned:
         self._parameters = [parameter for group in groups for parameter in group]
         self._zero = engine.optimizer  # DeepSpeed's, which partitions
         self._optimizer: torch.optim.Optimizer = engine.basic_optimizer  # torch's, over this process's partition
-
-    @property
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return self._optimizer.param_groups
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        with self._autocast():
-            return self.module(*inputs)
-
-    def loss_scale(self) -> Tensor | None:
-        return None
 
     def update(self, loss: Tensor, clip_norm: float | None) -> None:
         """See `Trained`. Raises RuntimeError for gradients of another backward pass, which DeepSpeed would add."""
@@ -180,7 +166,7 @@ class _Partitioned:
         parts = [part for group in self._zero.averaged_gradients.values() for part in group]
         square = torch.nn.utils.get_total_norm(parts).square()
         dist.all_reduce(square)
-        torch._foreach_mul_(parts, (clip_norm / (square.sqrt() + SMALLEST_NORM)).clamp(max=1.0))
+        torch._foreach_mul_(parts, clip_factor(square.sqrt(), clip_norm))
 
     def network_state(self) -> dict[str, Tensor]:
         # copies: the weights are views of one buffer
@@ -196,9 +182,6 @@ class _Partitioned:
                 for options, group in zip(self.parameter_groups, self._groups, strict=True)
             ],
         }
-
-    def scaler_state(self) -> dict[str, Any] | None:
-        return None
 
     def load(self, network: dict[str, Tensor], optimizer: dict[str, Any], scaler: dict[str, Any] | None) -> None:
         self._load_network(network)
