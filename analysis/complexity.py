@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.table7 import ROWS
+from analysis.costs import labels
 from genxai.errors import EXIT_OK, UsageError
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
 
@@ -37,13 +37,6 @@ EXAMPLES = """
   python analysis/make_tables.py --tables 7                 Table 7 from what has been counted
 """
 
-LABELS = {
-    **ROWS,
-    "generator": "Generator",
-    "critic": "Critic",
-    "penalty": "Gradient penalty",
-    "descriptor": "Bias descriptor and R_bias",
-}
 #: what the paper's sentence is about, and what its forward-backward pass consists of
 _CLAIMED = ("fusion", "explanation", "revision")
 _CLASSIFIER = ("image_encoder", "text_encoder", "head", *_CLAIMED)
@@ -130,7 +123,7 @@ def _device(config: Config) -> str:
 def _components(cost: StepCost, predicted: Complexity) -> list[dict[str, Any]]:
     terms = {term.component: term for term in predicted.terms}
     rows = []
-    for component, label in LABELS.items():
+    for component, label in labels.ALL.items():
         parts = [part for part in cost.parts if part.component == component]
         if not parts:
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.captions import caption, scale_warning
+from analysis.costs import labels
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
 from analysis.specs import paper_rows
 from analysis.verdicts import fixed
@@ -40,15 +41,6 @@ COLUMNS = (
     Column("ratio", "Eq. 12 / counted"),
     Column("memory", "peak memory (MB)"),
 )
-#: the rows that must be there even where nothing has been counted
-ROWS = {
-    "image_encoder": "Visual encoder",
-    "text_encoder": "Text encoder",
-    "fusion": "Cross-modal fusion",
-    "head": "Classification head",
-    "explanation": "Grad-CAM++, R(M) of Eq. 11",
-    "revision": "Reveal-to-Revise",
-}
 REMARKS = (
     "Operations per joint step, all repetitions included, counted on the passes of the loop by torch's FlopCounterMode "
     "(a multiply-add is two): convolutions, matrix products, attention, Fourier transforms. Elementwise operations are "
@@ -75,7 +67,7 @@ def complexity(root: Path) -> tuple[Document, list[str]]:
 def _empty() -> Table:
     paper = paper_rows(PAPER)
     nothing = {column.id: absent(HOW) for column in COLUMNS[2:]}
-    rows = [Row(name, _cells(label, _dominant(paper, name), nothing)) for name, label in ROWS.items()]
+    rows = [Row(name, _cells(label, _dominant(paper, name), nothing)) for name, label in labels.PAPER.items()]
     share = absent(HOW, f"paper < {CLAIMED_PERCENT:g}", measured=Measured("share", "%", paper=CLAIMED_PERCENT))
     rows.append(Row("claim", _cells("Fusion and explainability", BLANK, {"share": share}), rule_above=True))
     return Table(ID, caption(TITLE, "Nothing has been counted yet"), COLUMNS, tuple(rows))

@@ -84,6 +84,14 @@ class Processes:
         if self.count > 1:
             dist.barrier(group=self._control)
 
+    def leave(self) -> None:
+        """Close the connections to the others; before the interpreter ends.
+
+        A thread of a group that then still waits for the interpreter would abort a process that has done everything.
+        """
+        if self.count > 1:
+            dist.destroy_process_group()
+
     def total(self, values: Tensor) -> Tensor:
         """Sum over the processes, detached from any graph; a new tensor."""
         values = values.detach().clone()

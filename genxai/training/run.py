@@ -59,7 +59,10 @@ def train(run: Run, *, show_progress: bool = False, stop: StopFlag | None = None
         try:
             processes = _join(config)
             with _held(run, processes) as acquired:
-                return _train(run, config, backend, stop, show_progress, processes) if acquired else Outcome.BUSY
+                outcome = _train(run, config, backend, stop, show_progress, processes) if acquired else Outcome.BUSY
+            if outcome is not Outcome.BUSY:  # whoever waits for the run's lock asks again, with the same processes
+                processes.leave()
+            return outcome
         except RuntimeError as error:
             if not is_lost_peer(error):
                 raise

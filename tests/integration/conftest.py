@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "slurm"))  # a folder of scripts, not a package
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # training_runs
 
 from local_cluster import LocalCluster
 

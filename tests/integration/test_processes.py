@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from training_runs import science, started, wait_for_step
 
 from genxai.configfile import load_config
 from genxai.data import fingerprint
@@ -27,11 +28,7 @@ def command(runs: Path, small: tuple[str, ...], *more: str) -> list[str]:
 
 
 def start(runs: Path, small: tuple[str, ...], *more: str) -> tuple[subprocess.Popen[str], Run]:
-    process = subprocess.Popen(command(runs, small, *more), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert line.startswith("run "), line + process.stderr.read()
-    return process, Run(Path(line.split(" in ")[1].strip()))
+    return started(command(runs, small, *more))
 
 
 def finish(runs: Path, small: tuple[str, ...], *more: str) -> Run:
@@ -39,25 +36,6 @@ def finish(runs: Path, small: tuple[str, ...], *more: str) -> Run:
     _, errors = process.communicate()
     assert process.returncode == EXIT_OK, errors
     return run
-
-
-def wait_for_step(run: Run, step: int, process: subprocess.Popen[str]) -> None:
-    pointer = run.checkpoints / "LATEST"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if pointer.exists() and int(pointer.read_text().split("-")[1]) >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached; exit code {process.poll()}")
-
-
-def science(run: Run) -> dict[str, object]:
-    clock = ("seconds", "restarts", "steps_redone")
-    return {
-        "result": {key: value for key, value in run.result().items() if key not in clock},
-        "metrics": [{k: v for k, v in line.items() if k != "seconds"} for line in read_jsonl(run.metrics_file)],
-        "ledger": run.ledger_file.read_bytes(),
-    }
 
 
 def ranks_of(parent: int) -> dict[int, int]:

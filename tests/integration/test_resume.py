@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from training_runs import science, started, wait_for_step
 
 from genxai.errors import EXIT_OK, EXIT_STOPPED
 from genxai.runs import Run, State, read_jsonl
@@ -24,42 +25,20 @@ def command(runs: Path, small: tuple[str, ...], *more: str) -> list[str]:
 
 
 def start(runs: Path, small: tuple[str, ...], *more: str) -> tuple[subprocess.Popen[str], Run]:
-    process = subprocess.Popen(command(runs, small, *more), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert line.startswith("run "), line + process.stderr.read()
-    return process, Run(Path(line.split(" in ")[1].strip()))
+    return started(command(runs, small, *more))
 
 
-def wait_for_step(run: Run, step: int, process: subprocess.Popen[str]) -> None:
-    """Until a checkpoint at or after the step is published."""
-    pointer = run.checkpoints / "LATEST"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if pointer.exists() and int(pointer.read_text().split("-")[1]) >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached; exit code {process.poll()}")
-
-
-def science(run: Run) -> dict[str, object]:
-    """Everything a run says, without the clock and the history of its starts."""
-    result = run.result()
-    clock = ("seconds", "restarts", "steps_redone")
-    return {
-        "result": {key: value for key, value in result.items() if key not in clock},
-        "metrics": [{k: v for k, v in line.items() if k != "seconds"} for line in read_jsonl(run.metrics_file)],
-        "ledger": run.ledger_file.read_bytes() if run.ledger_file.exists() else b"",
-        "config": run.config_file.read_bytes(),
-    }
+def everything(run: Run) -> dict[str, object]:
+    """What a run says, and the bytes of its configuration."""
+    return science(run) | {"config": run.config_file.read_bytes()}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, small):
     process, run = start(tmp_path_factory.mktemp("undisturbed"), small)
     assert process.wait() == EXIT_OK
-    assert len(science(run)["metrics"]) == 6 and science(run)["ledger"]
-    return science(run)
+    assert len(everything(run)["metrics"]) == 6 and everything(run)["ledger"]
+    return everything(run)
 
 
 def test_three_kills_at_random_steps_change_nothing(tmp_path, small, undisturbed):
@@ -73,7 +52,7 @@ def test_three_kills_at_random_steps_change_nothing(tmp_path, small, undisturbed
         assert run.state in (State.STARTED, State.DONE)
     process, run = start(tmp_path, small)
     assert process.wait() == EXIT_OK
-    assert science(run) == undisturbed
+    assert everything(run) == undisturbed
     assert run.result()["restarts"] == 3
     assert [line["restart"] for line in read_jsonl(run.provenance_file)] == [0, 1, 2, 3]
 
@@ -87,7 +66,7 @@ def test_a_stop_saves_exits_with_its_own_code_and_changes_nothing(tmp_path, smal
     assert run.state is State.STARTED and not run.failed_file.exists()
     process, run = start(tmp_path, small)
     assert process.wait() == EXIT_OK
-    assert science(run) == undisturbed
+    assert everything(run) == undisturbed
     assert run.result()["steps_redone"] == 0
 
 
@@ -101,7 +80,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_changes_nothing(tmp_path, s
     process, run = start(tmp_path, small)
     assert process.wait() == EXIT_OK
     assert "skipped" in run.log_file.read_text()
-    assert science(run) == undisturbed
+    assert everything(run) == undisturbed
 
 
 def test_starting_a_finished_run_again_computes_nothing(tmp_path, small):

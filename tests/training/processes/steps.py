@@ -64,6 +64,7 @@ def main(output: str, steps: str, precision: str, *overrides: str) -> None:
             "states": states,
         }
         torch.save(found, Path(output))
+    processes.leave()
 
 
 if __name__ == "__main__":
