@@ -24,6 +24,8 @@ from genxai.errors import UsageError
 Tree = dict[str, Any]
 #: what PyYAML raises for text it cannot take: bad syntax, impossible dates and numbers, endless nesting
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+#: through libyaml where it is installed: a sweep plans a thousand configurations at once
+_SAFE_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def preset_names() -> list[str]:
@@ -215,4 +217,4 @@ def get_dotted(config: BaseModel, key: str) -> Any:
 
 def dump_config(config: Config) -> str:
     """The complete configuration as YAML; loading it gives an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_SAFE_DUMPER, sort_keys=False, allow_unicode=True)

@@ -31,6 +31,10 @@ class CheckpointError(GenxaiError):
     """No usable checkpoint where one is needed."""
 
 
+class RunRemoved(GenxaiError):
+    """The directory of a run has been removed, or replaced, while this process was training it."""
+
+
 class NonFiniteError(GenxaiError):
     """A loss term or a network stopped being a number; names it and the step."""
 

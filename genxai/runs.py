@@ -15,8 +15,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +28,17 @@ import yaml
 
 from genxai.config import WITHOUT_EFFECT, Config
 from genxai.configfile import dump_config, shortened, validate
-from genxai.errors import GenxaiError
+from genxai.errors import GenxaiError, RunRemoved
 
 #: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
 #: bytes; ours have two thousand, and libyaml overruns the stack on ones that are nested endlessly
 LARGEST_CONFIG = 16_384
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+#: how long to wait for a lock that a command may be probing, or another one plans with [s]
+PATIENCE = 3.0
+PLAN_PATIENCE = 1.0
+#: what `write_atomic` (by mkstemp) and the writer of progress.json call files of a run they have not published yet
+_TEMPORARY = re.compile(r"\.(?:[\w-]+\.(?:yaml|json|png)|LATEST)\.[a-z0-9_]{8}|\.progress\.\d+")
 
 
 class State(enum.StrEnum):
@@ -53,10 +60,10 @@ def run_signature(config: Config, data_fingerprint: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def effective_options(config: Config) -> dict[str, Any]:
-    """The options that can change the result, local weights named by their content."""
-    options = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
-    for section, key in (("image", "weights"), ("text", "name")):
+def effective_options(config: Config, sections: set[str] | None = None) -> dict[str, Any]:
+    """The options (of these sections only) that can change the result, local weights named by their content."""
+    options = config.model_dump(mode="json", include=sections, exclude=WITHOUT_EFFECT)
+    for section, key in (("image", "weights"), ("text", "name")) if "model" in options else ():
         path = Path(options["model"][section][key]).expanduser()
         if path.exists():
             options["model"][section][key] = content_hash(path)
@@ -170,6 +177,7 @@ class Run:
     def plan(self, config: Config) -> None:
         """Make the directory and freeze the configuration; planning again only renews how it is executed.
 
+        While another process holds the run's lock, the configuration it trains with is left as it is.
         Raises GenxaiError when what is frozen there would give another result than `config`.
         """
         make_folder(self.path)
@@ -180,15 +188,26 @@ class Run:
             config = config.model_copy(update={"name": frozen.name, "origin": frozen.origin})
             if config == frozen:
                 return
-        write_atomic(self.config_file, dump_config(config))
+        with self.lock(PLAN_PATIENCE) as acquired:
+            if acquired:
+                write_atomic(self.config_file, dump_config(config))
 
-    def progress(self) -> dict[str, Any]:
-        """Content of progress.json; empty if it is missing or damaged, since it is for eyes only."""
+    def progress(self) -> dict[str, float]:
+        """The numbers >= 0 in progress.json; whatever is missing or damaged is left out, since it is for eyes only."""
         try:
             value = json.loads(self.progress_file.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return value if isinstance(value, dict) else {}
+        items = value.items() if isinstance(value, dict) else ()
+        return {name: number for name, number in items if type(number) in (int, float) and 0 <= number < 1e18}
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of writers that were killed; only for whoever holds the run's lock."""
+        for folder in (self.path, self.checkpoints, self.pictures):
+            for name in os.listdir(folder) if folder.is_dir() else ():
+                if _TEMPORARY.fullmatch(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(folder / name)
 
     def result(self) -> dict[str, Any]:
         """Content of result.json; empty if the run is not done."""
@@ -205,13 +224,34 @@ class Run:
         return sorted(latest.values())
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Held by the one process that trains the run; yields False if another holds it.
+    def lock(self, patience: float = 0.0) -> Iterator[bool]:
+        """Held by the one process that trains the run; yields False if another holds it for `patience` seconds.
 
         The lock says who may write, never what has been done; it vanishes with its process.
         """
-        with exclusive(self.path / ".lock") as acquired:
+        deadline = time.monotonic() + patience
+        with contextlib.ExitStack() as stack:
+            while not (acquired := stack.enter_context(exclusive(self.path / ".lock"))):
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(min(0.2, patience))
             yield acquired
+
+    def require(self) -> None:
+        """Raise RunRemoved if the lock that this process holds is no longer the run's: the directory was removed.
+
+        To be asked before anything is written: another process may have begun the run anew at the same place. Nothing
+        is required of a process that holds no lock.
+        """
+        held = _HELD.get(str(self.path / ".lock"))
+        if held is None:
+            return
+        try:
+            if os.path.samestat(os.fstat(held), os.stat(self.path / ".lock")):
+                return
+        except FileNotFoundError:
+            pass
+        raise RunRemoved(f"{self.path} was removed while it was being trained; start it again to have it computed anew")
 
     def is_running(self) -> bool:
         """Whether a process that shares this file system's locks is training the run now."""
@@ -363,6 +403,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 # --- who is writing ------------------------------------------------------------------------------
 
+#: locks of this process by path: a file that is open keeps its inode, so that a new one at the same place is another
+_HELD: dict[str, int] = {}
+
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[bool]:
@@ -377,7 +420,11 @@ def exclusive(path: Path) -> Iterator[bool]:
         except OSError as error:  # a file system without locks; flock itself names no file
             error.filename = str(path)
             raise
-        yield True
+        _HELD[str(path)] = descriptor
+        try:
+            yield True
+        finally:
+            del _HELD[str(path)]
     finally:
         os.close(descriptor)
 

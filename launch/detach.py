@@ -5,20 +5,42 @@ Either way it is the same command without --detach; killed or requeued, it start
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
-from genxai.errors import GenxaiError
+from genxai.errors import EXIT_OK, EXIT_STOPPED, GenxaiError
 from genxai.runs import is_locked, make_folder
+from launch.cli import Interrupted
 from launch.profiles import Profile, slurm_parameters
 from launch.sbatch import submit_jobs
-from launch.submissions import intend
+from launch.submissions import RECONCILER, intend
 from launch.sweepdir import SweepDir
 from launch.worker import requeue
+
+#: what tells a job that it is preempted or near its time limit
+_NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def detach(folder: SweepDir, argv: Sequence[str], profile: Profile | None) -> int:
+    """Start `sweep.py argv` in the background, with a profile as a Slurm job, and say where to look; the exit code."""
+    check_free(folder)
+    rest = [word for word in argv if word != "--detach"]
+    watch = f"watch it with: python launch/status.py {folder.path.parent} --watch"
+    if profile is not None:
+        job = submit_reconciler(folder, profile, rest)
+        print(f"the sweep is run by Slurm job {job}, logging to {folder.log}; {watch}")
+        return EXIT_OK
+    pid, code = start_session(folder, rest)
+    if code is None:
+        print(f"running as process {pid}, logging to {folder.log}; {watch}")
+        return EXIT_OK
+    print(f"ended at once with exit code {code}; see {folder.log}", file=sys.stderr if code else sys.stdout)
+    return code
 
 
 def check_free(folder: SweepDir) -> None:
@@ -45,43 +67,57 @@ def start_session(folder: SweepDir, argv: Sequence[str], look_seconds: float = 2
 
 
 class DetachedSweep:
-    """What the Slurm job calls; requeued by submitit at the time limit (`checkpoint`), by itself after a SIGTERM."""
+    """What the Slurm job calls. On any notice to end it stops watching and requeues itself; submitit has no part in it.
+
+    submitit's own way writes the job's file anew inside a signal handler, and fails for good on what a kill left there.
+    """
 
     def __init__(self, argv: Sequence[str], directory: str, log: str) -> None:
         self.argv, self.directory, self.log = list(argv), directory, log
 
     def __call__(self) -> int:
+        with _noticing() as noticed:
+            code = self._run()
+            again = code == 128 + signal.SIGTERM or (bool(noticed) and code != EXIT_OK)
+            noticed.append(0)  # from here on a notice changes nothing
+            if again:
+                requeue()  # a job that a person cancels is not
+                sys.exit(EXIT_STOPPED)
+        return code
+
+    def _run(self) -> int:
         from launch.sweep import main
 
         os.chdir(self.directory)  # --runs and the sweep file may be relative
-        with open(self.log, "a", buffering=1) as log:
-            sys.stdout = sys.stderr = log
+        with open(self.log, "a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
-                code = main(self.argv)
-                if code == 128 + signal.SIGTERM:
-                    requeue()  # preempted, or the node goes down; a job that a person cancels is not
-                return code
-            finally:
-                sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+                return main(self.argv)
+            except Interrupted as stop:  # before the command could listen
+                return stop.exit_code
 
-    def checkpoint(self) -> Any:
-        """Nothing to save: the next start reads the run directories."""
-        from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(DetachedSweep(self.argv, self.directory, self.log))
+@contextlib.contextmanager
+def _noticing() -> Iterator[list[int]]:
+    """Our handlers over submitit's: the first notice ends the sweep's loop, later ones change nothing."""
+    noticed: list[int] = []
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        noticed.append(number)
+        if len(noticed) == 1:
+            raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+    before = {number: signal.signal(number, notice) for number in _NOTICES}
+    try:
+        yield noticed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def submit_reconciler(folder: SweepDir, profile: Profile, argv: Sequence[str]) -> str:
     """Submit the reconciler as a small requeueable job without a GPU; its job id."""
-    record = intend(folder, "slurm", [], role="reconciler")
+    record = intend(folder, "slurm", [], role=RECONCILER)
     small = profile.model_copy(update={"gres": None, "constraint": None, "cpus_per_task": 1, "mem": "2G"})
     work = DetachedSweep(argv, os.getcwd(), str(folder.log))
-    # the reconciler may outlive any number of time limits
-    record = submit_jobs(
-        folder,
-        record,
-        slurm_parameters(small, record.name, threads=1),
-        lambda slurm: [slurm.submit(work)],
-        max_timeouts=1_000_000,
-    )
-    return record.jobs[0]
+    parameters = slurm_parameters(small, record.name, threads=1)
+    return submit_jobs(folder, record, parameters, lambda slurm: [slurm.submit(work)]).jobs[0]

@@ -1,6 +1,6 @@
 """What a person sees of a sweep: the plan, the live table, plain lines where there is no terminal, JSON.
 
-Everything is drawn from a `Survey`; nothing here reads or writes files.
+Everything is drawn from a `Survey`; nothing here writes files, and of a failed run's log only the end is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from launch.attempts import Report, Status
+from launch.attempts import WAITING, Report, Status, last_lines
 from launch.outcomes import Outcome, scaled_sums, select
 from launch.plan import PlannedRun
 from launch.survey import Survey, eta_seconds
@@ -19,25 +19,30 @@ from launch.sweepfile import Objective, Sweep
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_ORDER = (Status.DONE, Status.RUNNING, Status.QUEUED, Status.STOPPED, Status.RETRY, Status.MISSING, Status.FAILED)
+#: as a person reads them; those of `ALWAYS` are shown even where they are 0
+ORDER = (
+    Status.DONE, Status.RUNNING, Status.QUEUED, Status.PREEMPTED, Status.FAILED, Status.STOPPED, Status.RETRY,
+    Status.MISSING, Status.UNREADABLE,
+)  # fmt: skip
+ALWAYS = ORDER[:5]
 
 
-def plan_lines(sweep: Sweep, survey: Survey, cluster: str, array: int) -> list[str]:
-    """The plan that is printed before anything is submitted."""
+def plan_lines(sweep: Sweep, survey: Survey, cluster: str, array: int, runs_per_job: int = 1) -> list[str]:
+    """The plan that is printed before anything is submitted. array: jobs of a Slurm array, or local runs at once."""
     definition = sweep.definition
-    counts = ", ".join(f"{survey.count(status)} {status}" for status in _ORDER if survey.count(status))
+    counts = ", ".join(f"{survey.count(status)} {status}" for status in ORDER if survey.count(status))
     to_come, each = survey.hours_to_come, survey.hours_per_run
     cost = (
-        f"about {to_come:.3g} device-hours to come ({each:.3g} per run), {survey.hours_used:.3g} used"
+        f"about {hours(to_come)} device-hours to come ({hours(each)} per run)"
         if to_come is not None and each is not None
-        else f"device-hours to come unknown until a run has finished, {survey.hours_used:.3g} used"
+        else "device-hours to come unknown until a run has finished"
     )
     lines = [
         f"sweep {sweep.name}: {len(sweep.grid)} grid points + {definition.bayes.points} Bayesian points "
         f"({definition.bayes.sampler}), {len(definition.seeds)} seeds each = {survey.total} runs",
         f"runs: {counts or 'none'}",
-        f"cost: {cost}",
-        f"next: {_next_words(survey, cluster, array)}",
+        f"cost: {cost}, {used_words(survey.hours_used, survey.hours_lost)}",
+        f"next: {_next_words(survey, cluster, array, runs_per_job)}",
     ]
     budget = definition.budget.device_hours
     if budget is not None:
@@ -46,14 +51,15 @@ def plan_lines(sweep: Sweep, survey: Survey, cluster: str, array: int) -> list[s
     return lines
 
 
-def _next_words(survey: Survey, cluster: str, array: int) -> str:
+def _next_words(survey: Survey, cluster: str, array: int, runs_per_job: int) -> str:
     missing = len(survey.to_submit())
     if not missing:
         return "nothing to submit now"
     if cluster == "local":
         return f"{missing} runs to start as local processes, {array} at a time"
-    arrays = math.ceil(missing / array)
-    return f"{missing} runs to submit as {arrays} Slurm array{'s' * (arrays > 1)} of up to {array} jobs"
+    arrays = math.ceil(missing / (array * runs_per_job))
+    words = f"{missing} runs to submit as {arrays} Slurm array{'s' * (arrays > 1)} of up to {array} jobs"
+    return words + (f" of {runs_per_job} runs" if runs_per_job > 1 else "")
 
 
 def as_json(sweep: Sweep, survey: Survey, parallel: int) -> dict[str, Any]:
@@ -63,10 +69,15 @@ def as_json(sweep: Sweep, survey: Survey, parallel: int) -> dict[str, Any]:
         "sweep": sweep.name,
         "points": {"grid": len(sweep.grid), "bayes": sweep.definition.bayes.points},
         "seeds": list(sweep.definition.seeds),
-        "runs": {"total": survey.total} | {str(status): survey.count(status) for status in _ORDER},
+        "runs": {"total": survey.total} | {str(status): survey.count(status) for status in ORDER},
         "waiting": waiting_reasons(survey.reports.values()),
         "complete": survey.complete,
-        "device_hours": {"used": survey.hours_used, "to_come": survey.hours_to_come, "per_run": survey.hours_per_run},
+        "device_hours": {
+            "used": survey.hours_used,
+            "lost": survey.hours_lost,
+            "to_come": survey.hours_to_come,
+            "per_run": survey.hours_per_run,
+        },
         "eta_seconds": eta_seconds(survey, parallel),
         "restarts": sum(r.restarts for r in survey.reports.values()),
         "steps_redone": sum(r.steps_redone for r in survey.reports.values()),
@@ -91,20 +102,35 @@ def trial_json(outcome: Outcome, objectives: tuple[Objective, ...]) -> dict[str,
 
 
 def totals_line(sweep: Sweep, survey: Survey, parallel: int) -> str:
-    """One line of totals: counts, the best point, the time left."""
-    words = {s: f"{survey.count(s)} {s}" for s in _ORDER if survey.count(s) and s is not Status.DONE}
+    """One line of totals: counts, device-hours, the time left."""
+    words = {status: f", {survey.count(status)} {status}" for status in ORDER[1:] if survey.count(status)}
     if reasons := waiting_reasons(survey.reports.values()):
-        words[Status.QUEUED] += f" ({waiting_words(reasons)})"
-    counts = ", ".join(words.values())
-    line = f"{survey.count(Status.DONE)}/{survey.total} runs done" + (f", {counts}" if counts else "")
-    if (left := eta_seconds(survey, parallel)) is not None and not survey.complete:
-        line += f"; about {duration(left)} left"
-    return line
+        words[[status for status in WAITING if status in words][-1]] += f" ({waiting_words(reasons)})"
+    counts = "".join(words.values())
+    line = f"{survey.count(Status.DONE)}/{survey.total} runs done{counts}"
+    line += f"; device-hours: {used_words(survey.hours_used, survey.hours_lost)}"
+    return line if survey.complete else f"{line}; left: {left_words(eta_seconds(survey, parallel))}"
+
+
+def used_words(used: float, lost: float) -> str:
+    """Device-hours in words; what was lost to preemption only where something was."""
+    return f"{hours(used)} used" + (f", {hours(lost)} of them lost to preemption" if lost else "")
+
+
+def left_words(seconds: float | None) -> str:
+    """The time left in words."""
+    return "unknown" if seconds is None else f"about {duration(seconds)}"
+
+
+def hours(number: float) -> str:
+    """Device-hours for reading: a few digits, never an exponent."""
+    digits = 4 if number < 0.01 else 3 if number < 1 else 2 if number < 10 else 1 if number < 100 else 0
+    return f"{number:,.{digits}f}" if number else "0"
 
 
 def waiting_reasons(reports: Iterable[Report]) -> dict[str, int]:
-    """Slurm's reason -> how many queued runs wait for it, the most frequent first: a held job is seen here."""
-    reasons = Counter(r.reason for r in reports if r.status is Status.QUEUED and r.reason not in ("", "None"))
+    """Slurm's reason -> how many runs in its queue wait for it, the most frequent first: a held job is seen here."""
+    reasons = Counter(r.reason for r in reports if r.status in WAITING and r.reason not in ("", "None"))
     return dict(reasons.most_common())
 
 
@@ -158,14 +184,23 @@ def duration(seconds: float) -> str:
 
 
 def failure_lines(survey: Survey) -> list[str]:
-    """Each failed trial with its reasons and where its logs are."""
+    """Each failed trial with its reasons, and the end of the log of each of its failed runs."""
     lines = []
     for failed in survey.failed_trials():
         lines.append(f"trial {failed.trial.number} failed ({point_words(failed.trial.point)}):")
         lines += [f"  {reason}" for reason in failed.reasons]
-        reports = [(planned, survey.reports[planned.signature]) for planned in failed.trial.runs]
-        lines += [f"  log: {planned.run.log_file}" for planned, r in reports if r.status is Status.FAILED]
+        for planned in failed.trial.runs:
+            report = survey.reports[planned.signature]
+            if report.status is Status.FAILED:
+                lines += [f"  {line}" for line in log_lines(report)]
     return lines
+
+
+def log_lines(report: Report) -> list[str]:
+    """The end of a failed run's log, and where the rest is."""
+    if report.log is None:
+        return ["no log"]
+    return [f"| {line}" for line in last_lines(report.log)] + [f"log: {report.log}"]
 
 
 def live_table(sweep: Sweep, survey: Survey, parallel: int) -> RenderableType:
@@ -188,7 +223,7 @@ def live_table(sweep: Sweep, survey: Survey, parallel: int) -> RenderableType:
 
 
 def _rows(survey: Survey) -> list[tuple[str, ...]]:
-    flight = (Status.RUNNING, Status.QUEUED)
+    flight = (Status.RUNNING, Status.PREEMPTED, Status.QUEUED)
     runs = [(planned, survey.reports[name]) for name, planned in survey.runs.items()]
     running_first = sorted((pair for pair in runs if pair[1].status in flight), key=lambda p: flight.index(p[1].status))
     return [_row(planned, report) for planned, report in running_first]
@@ -198,21 +233,22 @@ def _row(planned: PlannedRun, report: Report) -> tuple[str, ...]:
     config = planned.config
     trial = str(config.origin.trial) if config.origin else ""
     words = point_words(config.origin.point) if config.origin else ""
-    if report.status is Status.QUEUED:
-        return trial, str(config.seed), words, "", f"queued {report.reason}".rstrip(), "", ""
     progress = report.progress
-    step, steps = progress.get("step"), progress.get("steps")
-    if not isinstance(step, int | float) or not isinstance(steps, int | float) or steps <= 0:
+    step, steps = progress.get("step", 0), progress.get("steps", 0)
+    where = f"{int(step)}/{int(steps)}" if steps else ""
+    if report.status in WAITING:
+        return trial, str(config.seed), words, where, f"{report.status} {report.reason}".rstrip(), "", ""
+    if not steps:
         return trial, str(config.seed), words, "", "starting", "", ""
     left, speed = progress.get("eta_seconds"), progress.get("images_per_second")
     return (
         trial,
         str(config.seed),
         words,
-        f"{step}/{steps}",
+        where,
         bar(step / steps),
-        f"{speed:.0f}" if isinstance(speed, int | float) else "",
-        duration(left) if isinstance(left, int | float) else "",
+        f"{speed:.0f}" if speed else "",
+        "" if left is None else duration(left),
     )
 
 

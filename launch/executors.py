@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
+import math
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from genxai.config import Config
 from genxai.errors import UsageError
 from genxai.runs import make_folder
 from launch.attempts import Live, Status
+from launch.packing import work_together
 from launch.plan import PlannedRun
 from launch.processes import find_processes
-from launch.profiles import Profile, check_profile_fits, slurm_parameters
-from launch.sbatch import SubmitLimit, settle, submit_jobs
-from launch.slurm import max_array_size, queue
-from launch.submissions import Submission, asked_to_stop, intend, submitted
+from launch.profiles import Profile, check_packing_fits, check_profile_fits, check_shares_gpu, slurm_parameters
+from launch.sbatch import SubmitLimit, in_place, settle, submit_jobs
+from launch.slurm import QueuedJob, max_array_size, queue
+from launch.submissions import Submission, Turns, asked_to_stop, intend, submitted, withdraw
 from launch.sweepdir import SweepDir
-from launch.worker import work
+from launch.worker import thread_limits, work
 
 #: a local job has no time limit; submitit insists on one [minutes]
 _A_YEAR = 60 * 24 * 365
@@ -40,6 +45,7 @@ class Executor(abc.ABC):
     """Submits runs of one sweep and tells which are alive. `function` gets the run directory."""
 
     cluster: ClassVar[Literal["local", "slurm"]]
+    runs_per_job = 1
 
     def __init__(self, folder: SweepDir, function: Function = work) -> None:
         self.folder, self.function = folder, function
@@ -61,7 +67,7 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def array_size(self, count: int) -> int:
-        """How many of `count` runs one submission holds."""
+        """How many jobs one submission of `count` runs holds."""
 
     def settle(self, submissions: Sequence[Submission]) -> list[Submission]:
         """The submissions without those that, after an error or a kill, have turned out never to have come about."""
@@ -73,7 +79,10 @@ class Executor(abc.ABC):
 
 
 class LocalRuns(Executor):
-    """Each run a process of its own, at most `max_parallel` alive, counting those of an earlier reconciler."""
+    """Each run a process of its own, at most `max_parallel` alive, counting those of an earlier reconciler.
+
+    Where there are GPUs a new run gets those that the fewest living runs use.
+    """
 
     cluster = "local"
 
@@ -111,6 +120,20 @@ class LocalRuns(Executor):
         executor.update_parameters(timeout_min=_A_YEAR, setup=_detached(jobs / "controller.log"))
         job = executor.submit(self.function, str(planned.run.path))
         return submitted(self.folder, record, [job.job_id])
+
+    def settle(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """A reconciler killed while it started a job never gave it its pickle: nobody will, and the job only waits."""
+        settled, alive = [], self._processes()
+        for submission in submissions:
+            mine = submission.cluster == "local" and submission.host == socket.gethostname()
+            if not mine or submission.state != "intent" or in_place(self.folder, submission):
+                settled.append(submission)
+                continue
+            for pid in alive.get(submission.nonce, {}):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            withdraw(self.folder, submission)
+        return settled
 
     def stop(self, submissions: Sequence[Submission]) -> int:
         """SIGTERM to the runs themselves: they save at the next step and exit."""
@@ -156,7 +179,7 @@ _NONCE = re.compile(r"/jobs/([0-9a-f]{10})(?=[\s/]|$)")
 
 def _python(threads: int, device: str | None) -> str:
     """The command that starts Python with a run's own environment (submitit splits it like a shell)."""
-    command = ["env", f"OMP_NUM_THREADS={threads}", f"MKL_NUM_THREADS={threads}", f"OPENBLAS_NUM_THREADS={threads}"]
+    command = ["env", *(f"{name}={value}" for name, value in thread_limits(threads).items())]
     command += [f"CUDA_VISIBLE_DEVICES={device or ''}", sys.executable]
     return shlex.join(command)
 
@@ -170,6 +193,21 @@ def _detached(log: Path) -> list[str]:
     return ["trap '' INT HUP", f"exec </dev/null >>{shlex.quote(str(log))} 2>&1"]
 
 
+def default_parallel(config: Config, runs_per_gpu: int | None = None) -> int:
+    """Local runs at once: so many per GPU if the runs may use GPUs, else as many as the cores hold without sharing.
+
+    Raises UsageError where runs_per_gpu is given and there is no GPU.
+    """
+    gpus = len(visible_gpus()) if config.run.device != "cpu" else 0
+    if runs_per_gpu is not None and not gpus:
+        why = "run.device=cpu" if config.run.device == "cpu" else "this machine shows none"
+        raise UsageError(
+            f"--runs-per-gpu needs a GPU, but {why}; --max-parallel N says how many runs are alive at once"
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return gpus * (runs_per_gpu or 1) or max(1, cores // config.train.threads)
+
+
 def visible_gpus() -> list[str]:
     """The GPUs a run may be given, as CUDA_VISIBLE_DEVICES names them; [] without any. Imports nothing heavy."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -179,45 +217,63 @@ def visible_gpus() -> list[str]:
 
 
 class SlurmRuns(Executor):
-    """Runs as elements of Slurm arrays, one array per round (or per MaxArraySize elements)."""
+    """Jobs of one run, or of several that share a GPU, as elements of arrays: one per round or per MaxArraySize.
+
+    max_parallel: jobs in the queue; in_sequence: the runs of a job come one after the other.
+    """
 
     cluster = "slurm"
 
     def __init__(
-        self, folder: SweepDir, profile: Profile, max_parallel: int | None = None, function: Function = work
+        self,
+        folder: SweepDir,
+        profile: Profile,
+        max_parallel: int | None = None,
+        runs_per_job: int = 1,
+        in_sequence: bool = False,
+        function: Function = work,
     ) -> None:
         super().__init__(folder, function)
         self.profile, self.max_parallel = profile, max_parallel
-        self._accepted = sys.maxsize  # runs of one array that the submit limit may let through
-        check_slurm()
+        self.runs_per_job, self.in_sequence = runs_per_job, in_sequence
+        self._accepted = sys.maxsize  # jobs of one array that the submit limit may let through
+        if runs_per_job > 1:
+            check_packing_fits(profile)
 
     def live(self, submissions: Sequence[Submission]) -> dict[str, Live]:
-        return slurm_live(submissions)
+        return slurm_live(self.folder, submissions)
 
     def slots(self, submissions: Sequence[Submission], live: Mapping[str, Live]) -> int | None:
-        return None if self.max_parallel is None else max(0, self.max_parallel - len(live))
+        if self.max_parallel is None:
+            return None
+        places = {name: (s.nonce, i // s.runs_per_job) for s in submissions for i, name in enumerate(s.signatures)}
+        jobs = {places[name] for name in live if name in places}
+        return max(0, self.max_parallel - len(jobs)) * self.runs_per_job
 
     def array_size(self, count: int) -> int:
-        return min(count, max_array_size(), self.max_parallel or count)
+        jobs = math.ceil(count / self.runs_per_job)
+        return min(jobs, max_array_size(), self.max_parallel or jobs)
 
     def submit(self, runs: Sequence[tuple[PlannedRun, int]]) -> list[Submission]:
         """At a limit on submitted jobs arrays are halved until one fits, and grow again later.
 
-        Raises SubmitLimit when not even one run more is accepted, UsageError when the profile's backend or number of
+        Raises SubmitLimit when not even one job more is accepted, UsageError when the profile's backend or number of
         tasks cannot train a run.
         """
         for planned, _ in runs:
             check_profile_fits(self.profile, planned.config)
+            check_shares_gpu(planned.config, self.runs_per_job)
         records: list[Submission] = []
         first, growth = 0, 2
         while first < len(runs):
-            part = runs[first : first + min(self._accepted, self.array_size(len(runs)))]
+            jobs = min(self._accepted, self.array_size(len(runs) - first))
+            part = runs[first : first + jobs * self.runs_per_job]
             try:
                 records.append(self._submit_array(part))
             except SubmitLimit:
-                if len(part) == 1:
+                if jobs == 1:
                     raise
-                self._accepted, growth = len(part) // 2, 1
+                self._accepted, growth = jobs // 2, 1
                 continue
             first += len(part)
             self._accepted *= growth
@@ -227,23 +283,51 @@ class SlurmRuns(Executor):
         return settle(self.folder, submissions)
 
     def _submit_array(self, runs: Sequence[tuple[PlannedRun, int]]) -> Submission:
-        record = intend(self.folder, "slurm", [(planned.signature, starts) for planned, starts in runs])
+        packed, details = self.runs_per_job, {"in_sequence": True} if self.in_sequence else {}
+        record = intend(
+            self.folder, "slurm", [(planned.signature, starts) for planned, starts in runs], packed, **details
+        )
         parameters = slurm_parameters(
-            self.profile, record.name, threads=max(planned.config.train.threads for planned, _ in runs)
+            self.profile,
+            record.name,
+            threads=max(planned.config.train.threads for planned, _ in runs),
+            side_by_side=1 if self.in_sequence else min(packed, len(runs)),
         )
         paths = [str(planned.run.path) for planned, _ in runs]
-        return submit_jobs(self.folder, record, parameters, lambda slurm: slurm.map_array(self.function, paths))
+        if packed == 1:
+            return submit_jobs(self.folder, record, parameters, lambda slurm: slurm.map_array(self.function, paths))
+        jobs = [paths[first : first + packed] for first in range(0, len(paths), packed)]
+        together = functools.partial(work_together, in_sequence=self.in_sequence)
+        return submit_jobs(self.folder, record, parameters, lambda slurm: slurm.map_array(together, jobs))
 
 
-def slurm_live(submissions: Sequence[Submission]) -> dict[str, Live]:
-    """Signature -> running or queued for the runs in the queue, recognised by job name and array index."""
+def slurm_live(
+    folder: SweepDir, submissions: Sequence[Submission], jobs: Sequence[QueuedJob] | None = None
+) -> dict[str, Live]:
+    """Signature -> running or queued for the runs in the queue, recognised by job name and array index.
+
+    jobs: the queue if it has been asked for already. A run that its job has left alone, because it ended badly, is
+    not alive although its companions are.
+    """
     by_name = {s.name: s for s in submissions if s.cluster == "slurm"}
+    turns: dict[str, Turns] = {}
     live: dict[str, Live] = {}
-    for job in queue():
+    for job in queue() if jobs is None else jobs:
         record = by_name.get(job.name)
-        if record is not None and job.index < len(record.signatures):
-            state = Live(Status.QUEUED, job.reason) if job.waiting else Live(Status.RUNNING)
-            live[record.signatures[job.index]] = state
+        if record is None:
+            continue
+        if record.name not in turns:
+            turns[record.name] = Turns.of(folder, record)
+        found = turns[record.name]
+        for signature in record.runs_of(job.index):
+            if signature in found.left:
+                continue
+            if job.waiting:
+                live[signature] = Live(Status.QUEUED, job.reason)
+            elif record.in_sequence and signature not in found.begun:
+                live.setdefault(signature, Live(Status.QUEUED, "its turn in the job"))
+            else:
+                live[signature] = Live(Status.RUNNING)
     return live
 
 

@@ -50,7 +50,7 @@ def orderly_stop(reconciler: Reconciler, say: Callable[[str], None]) -> Iterator
 def _stop_jobs(reconciler: Reconciler, say: Callable[[str], None]) -> str:
     again = "start the same command again to go on"
     if reconciler.executor.cluster == "slurm":
-        return f"stopped watching; the Slurm jobs go on. {again[0].upper()}{again[1:]}, `scancel` ends jobs"
+        return f"stopped watching; the Slurm jobs go on. {again[0].upper()}{again[1:]}, with --cancel to end them"
     alive = reconciler.executor.stop(reconciler.submissions)
     if not alive:
         return f"stopped; {again}"

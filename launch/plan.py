@@ -5,23 +5,21 @@ Pure functions of the sweep and of the files under RUNS/<sweep>; nothing here wr
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from genxai.config import Config, DataConfig, Origin
-from genxai.configfile import set_dotted, validate
+from genxai.config import Config, Origin
 from genxai.errors import UsageError
-from genxai.runs import Run, run_signature
+from genxai.runs import LARGEST_CONFIG, SAFE_LOADER, Run
+from launch.signatures import Fingerprint, Signatures
 from launch.sweepdir import SweepDir
-from launch.sweepfile import Point, Sweep, has_point, resolve_point
-
-Fingerprint = Callable[[DataConfig], str]
+from launch.sweepfile import Point, Sweep, config_at, has_point, point_of
 
 
 @dataclass(frozen=True)
@@ -54,27 +52,24 @@ class Planner:
     folder: SweepDir
     fingerprint: Fingerprint
 
-    def trial(self, number: int, stage: Literal["grid", "bayes"], point: Point) -> Trial:
+    def trial(
+        self, number: int, stage: Literal["grid", "bayes"], point: Point, signatures: Signatures | None = None
+    ) -> Trial:
         """The trial of a point: one run per seed, named by its signature."""
-        resolved = resolve_point(self.sweep.definition, self.sweep.base, point, f"trial {number}")
+        signatures = signatures or Signatures(self.fingerprint)
+        config = config_at(self.sweep.base, point, f"trial {number}")
+        resolved = point_of(self.sweep.definition, config)
         origin = Origin(sweep=self.sweep.name, trial=number, stage=stage, point=resolved)
-        tree = self.sweep.base.model_dump()
-        for key, value in resolved.items():
-            set_dotted(tree, key, value)
-        config = validate(Config, tree, f"trial {number}").model_copy(update={"origin": origin})
-        runs = tuple(self._planned(config, seed) for seed in self.sweep.definition.seeds)
-        return Trial(number, stage, resolved, runs)
-
-    def _planned(self, config: Config, seed: int) -> PlannedRun:
-        config = config.model_copy(update={"seed": seed})
-        return PlannedRun(self.folder.run(self.signature(config)), config)
-
-    def signature(self, config: Config) -> str:
-        return run_signature(config, self.fingerprint(config.data))
+        runs = []
+        for seed in self.sweep.definition.seeds:
+            seeded = config.model_copy(update={"seed": seed, "origin": origin})
+            runs.append(PlannedRun(self.folder.run(signatures.of(seeded)), seeded))
+        return Trial(number, stage, resolved, tuple(runs))
 
     def grid(self) -> list[Trial]:
         """Stage 1: every point of the grid exactly once, always in the same order."""
-        return [self.trial(number, "grid", point) for number, point in enumerate(self.sweep.grid)]
+        signatures = Signatures(self.fingerprint)
+        return [self.trial(number, "grid", point, signatures) for number, point in enumerate(self.sweep.grid)]
 
     def recover(self, skip: Iterable[str] = ()) -> dict[int, Trial]:
         """Bayesian trials that run directories remember, by number; one of the k directories is enough.
@@ -85,27 +80,28 @@ class Planner:
         """
         first, last = len(self.sweep.grid), self.sweep.trial_count
         known = set(skip)
-        found: dict[int, Point] = {}
-        for signature, memory in remembered(self.folder):
-            if signature in known or memory.stage != "bayes" or memory.trial in found:
-                continue
-            if self._is_mine(signature, memory):
-                found[memory.trial] = memory.point
-        inside = {number: point for number, point in found.items() if first <= number < last}
+        signatures = Signatures(self.fingerprint)
+        found: dict[int, Trial] = {}
+        for signature, memory in remembered(self.folder, known):
+            trial = self._recovered(memory, signatures) if memory.trial not in found else None
+            if trial and signatures.of(trial.runs[0].config.model_copy(update={"seed": memory.seed})) == signature:
+                found[memory.trial] = trial
+                known.update(planned.signature for planned in trial.runs)  # the other seeds have nothing to add
+        inside = {number: trial for number, trial in found.items() if first <= number < last}
         outside = [found[number] for number in sorted(found) if number not in inside]
         free = [number for number in range(first, last) if number not in inside]
-        inside.update(zip(free, outside, strict=False))
-        return {number: self.trial(number, "bayes", point) for number, point in sorted(inside.items())}
+        for number, trial in zip(free, outside, strict=False):
+            inside[number] = self.trial(number, "bayes", trial.point, signatures)
+        return dict(sorted(inside.items()))
 
-    def _is_mine(self, signature: str, memory: Memory) -> bool:
-        if not has_point(self.sweep.definition, memory.point):
-            return False
+    def _recovered(self, memory: Memory, signatures: Signatures) -> Trial | None:
+        """The trial as it would be planned today; None if it would not."""
+        if memory.stage != "bayes" or not has_point(self.sweep.definition, memory.point):
+            return None
         try:
-            trial = self.trial(memory.trial, "bayes", memory.point)
+            return self.trial(memory.trial, "bayes", memory.point, signatures)
         except UsageError:
-            return False  # a value that today's options no longer allow
-        config = trial.runs[0].config.model_copy(update={"seed": memory.seed})
-        return self.signature(config) == signature
+            return None  # a value that today's options no longer allow
 
 
 @dataclass(frozen=True)
@@ -118,32 +114,38 @@ class Memory:
     seed: int
 
 
-def remembered(folder: SweepDir) -> Iterator[tuple[str, Memory]]:
-    """Signature and origin of every run directory of the sweep, in a stable order."""
-    for file in sorted(folder.path.glob("*/config.yaml")):
-        memory = _read_memory(file)
+def remembered(folder: SweepDir, known: Container[str] = ()) -> Iterator[tuple[str, Memory]]:
+    """Signature and origin of every run directory of the sweep that is not known yet, in a stable order."""
+    try:
+        names = sorted(os.listdir(folder.path))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return  # no run yet; or no folder of ours, which is said when it is written to
+    for name in names:
+        memory = _read_memory(f"{folder.path}/{name}/config.yaml") if name not in known else None
         if memory is not None:
-            yield file.parent.name, memory
+            yield name, memory
 
 
 _SEED = re.compile(r"^seed: *(\d+) *$", re.MULTILINE)
 _ORIGIN = re.compile(r"^origin:", re.MULTILINE)
 
 
-def _read_memory(file: Path) -> Memory | None:
+def _read_memory(file: str) -> Memory | None:
     """Seed and origin of a config.yaml without parsing the rest: a sweep may have ten thousand of them."""
     try:
-        text = file.read_text()
+        with open(file, encoding="utf-8") as stream:
+            text = stream.read(LARGEST_CONFIG + 1)
     except (OSError, UnicodeDecodeError):
-        return None  # removed between the listing and now, or no text; its run will say so
+        return None  # no run directory, removed between the listing and now, or no text; its run will say so
     start, seed = _ORIGIN.search(text), _SEED.search(text)
-    if start is None or seed is None:
+    if start is None or seed is None or len(text) > LARGEST_CONFIG:
         return None
     try:
-        origin: Any = yaml.safe_load(text[start.start() :])["origin"]
-        return Memory(int(origin["trial"]), str(origin["stage"]), dict(origin["point"]), int(seed[1]))
+        origin: Any = yaml.load(text[start.start() :], Loader=SAFE_LOADER)["origin"]
+        memory = Memory(int(origin["trial"]), str(origin["stage"]), dict(origin["point"]), int(seed[1]))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return None
+    return memory if memory.trial >= 0 else None
 
 
 def cached(fingerprint: Fingerprint) -> Fingerprint:

@@ -18,9 +18,10 @@ from pydantic import Field, field_validator, model_validator
 from genxai.config import Config, Section, backend_of, unsupported
 from genxai.configfile import Tree, apply_override, read_tree, validate
 from genxai.errors import UsageError
-from launch.cli import REPOSITORY
+from launch.cli import REPOSITORY, split_overrides
 
 _CLOCK = re.compile(r"^(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)$")
+_GPUS = re.compile(r"gpu(:[^:,]+)?:(?P<count>\d+)(?=$|[,(])")
 _NAME = Annotated[str, Field(pattern=r"^\S+$")] | None
 
 
@@ -38,8 +39,12 @@ class Profile(Section):
     accelerate: _NAME = Field(
         None, description="how they share the work: a file of slurm/accelerate by name or path (null: ddp)"
     )
-    cpus_per_task: Annotated[int, Field(ge=1)] = Field(2, description="CPU cores of a job")
-    mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] = Field("8G", description="memory of a job, for example 16G")
+    cpus_per_task: Annotated[int, Field(ge=1)] = Field(
+        2, description="CPU cores of a run's process; runs side by side in one job get as many each"
+    )
+    mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] = Field(
+        "8G", description="memory of a run, for example 16G; runs side by side in one job get as much each"
+    )
     signal_delay_s: Annotated[int, Field(ge=1)] = Field(
         90, description="how long before the time limit a job is told to save [s]"
     )
@@ -89,6 +94,12 @@ def profile_names() -> list[str]:
     return sorted(file.stem for file in (REPOSITORY / "slurm").glob("*.yaml"))
 
 
+def chosen_profile(words: Sequence[str]) -> Profile:
+    """The profile that the words of --profile say: a name or path (default: gpu) and key=value overrides."""
+    name, overrides = split_overrides(words, "profile")
+    return load_profile(name or "gpu", overrides)
+
+
 def load_profile(source: str, overrides: Sequence[str] = ()) -> Profile:
     """A profile by path or by the name of a file in slurm/. Raises UsageError naming file, key and what is allowed."""
     path = Path(source)
@@ -101,8 +112,17 @@ def load_profile(source: str, overrides: Sequence[str] = ()) -> Profile:
     tree, where = read_tree(path.absolute())
     for text in overrides:
         apply_override(tree, text)
+        _keep_text(tree, text)
     _read_time_as_text(tree, path, overrides)
     return validate(Profile, tree, where, overrides)
+
+
+def _keep_text(tree: Tree, override: str) -> None:
+    """An environment variable is text as it was typed: yes stays yes."""
+    section, _, rest = override.partition(".")
+    name, _, value = rest.partition("=")
+    if section == "env" and "." not in name and isinstance(tree.get("env"), dict):
+        tree["env"][name] = value
 
 
 def _read_time_as_text(tree: Tree, path: Path, overrides: Sequence[str]) -> None:
@@ -151,9 +171,36 @@ def check_profile_fits(profile: Profile, config: Config) -> None:
         raise UsageError(f"accelerate={profile.accelerate}: {reason}")
 
 
-def slurm_parameters(profile: Profile, name: str, threads: int) -> dict[str, Any]:
-    """Parameters of submitit's SlurmExecutor for runs that use `threads` CPU threads."""
-    cpus = max(profile.cpus_per_task, threads)
+def check_packing_fits(profile: Profile) -> None:
+    """Raises UsageError where several runs cannot share a job of the profile."""
+    if profile.tasks > 1:
+        raise UsageError(
+            f"--runs-per-gpu: the profile starts tasks={profile.tasks} processes for each run, which has its GPUs for "
+            "itself; use tasks=1"
+        )
+    gpus = _GPUS.search(profile.gres or "")
+    if gpus and int(gpus["count"]) > 1:
+        raise UsageError(
+            f"--runs-per-gpu: gres={profile.gres} gives a job {gpus['count']} GPUs, but its runs share one; ask for one"
+        )
+
+
+def check_shares_gpu(config: Config, runs_per_gpu: int) -> None:
+    """Raises UsageError where a run of several processes would have to share its GPUs."""
+    if runs_per_gpu > 1 and (config.run.processes or 1) > 1:
+        raise UsageError(
+            f"--runs-per-gpu: run.processes={config.run.processes}, but a run of several processes has its GPUs for "
+            "itself; leave one of them out"
+        )
+
+
+def slurm_parameters(profile: Profile, name: str, threads: int, side_by_side: int = 1) -> dict[str, Any]:
+    """Parameters of submitit's SlurmExecutor for jobs of runs that use `threads` CPU threads each.
+
+    side_by_side: runs alive at once in one job; each gets the profile's cores and memory.
+    """
+    cpus = max(profile.cpus_per_task, threads) * side_by_side
+    size, unit = int(profile.mem.rstrip("KMGT")), profile.mem.lstrip("0123456789")
     backend = accelerate_environment(profile.accelerate) if profile.accelerate else {}
     env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **backend, **profile.env}
     # a task that is left alone would wait for the others until a time-out
@@ -170,7 +217,7 @@ def slurm_parameters(profile: Profile, name: str, threads: int) -> dict[str, Any
         "ntasks_per_node": profile.tasks // profile.nodes,
         "cpus_per_task": cpus,
         "srun_args": [f"--cpus-per-task={cpus}", *several],  # since Slurm 22.05 srun does not take it from sbatch
-        "mem": profile.mem,
+        "mem": f"{size * side_by_side}{unit}",
         "signal_delay_s": profile.signal_delay_s,
         "array_parallelism": profile.array_parallelism,
         "setup": [*profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in env.items())],

@@ -56,7 +56,7 @@ def start_ranks(command: Sequence[str], count: int) -> int:
         STARTED_HERE: str(os.getpid()),
     }
     ranks: list[subprocess.Popen[bytes]] = []
-    with _passing_signals(ranks) as asked:
+    with passing_signals(ranks) as asked:
         for rank in range(count):
             environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             # a session of its own: Ctrl-C reaches it once, through us, and not from the terminal as well
@@ -93,7 +93,7 @@ def _send(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
 
 
 @contextlib.contextmanager
-def _passing_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+def passing_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Pass stop signals on to the processes for the duration; yields those that were.
 
     A second Ctrl-C ends them at once: one that waits for another inside torch would not hear it.

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from genxai.errors import GenxaiError
 from genxai.runs import exclusive, make_folder, read_json, read_jsonl, write_atomic, write_json
-from launch.attempts import Live, Status, tried
+from launch.attempts import IN_FLIGHT, Live, disk_problem, tried
 from launch.executors import Executor
+from launch.journal import journal_digest, read_digest, write_journal
 from launch.outcomes import check_objectives, write_selection
-from launch.plan import Planner, Trial
+from launch.plan import PlannedRun, Planner, Trial
 from launch.sbatch import SubmitLimit
-from launch.search import journal_digest, may_propose, propose, read_digest, write_journal
+from launch.search import may_propose, propose
 from launch.submissions import History, Submission, histories, read_submissions
 from launch.survey import Survey, Surveyor, affordable
+from launch.sweepdir import SweepDir
 from launch.sweepfile import dump_sweep
 
 
@@ -37,6 +40,7 @@ class Reconciler:
     trials: dict[int, Trial] = field(init=False)
     submissions: list[Submission] = field(init=False)
     _live: Mapping[str, Live] = field(init=False, default_factory=dict)  # as of the latest look
+    _submitted: set[str] = field(init=False, default_factory=set)  # by this process
     _limit: str = ""  # the submit limit the person has been told of
     _journal_of: str = field(init=False)
     _journal_next: float = 0.0
@@ -56,9 +60,6 @@ class Reconciler:
     def look(self) -> Survey:
         """The survey now. Who is alive is asked first: a run that ends meanwhile is then seen as ended."""
         self._live = self.executor.live(self.submissions)
-        return self._survey()
-
-    def _survey(self) -> Survey:
         return self.surveyor.look(self.trials, self._live, self.submissions)
 
     def run_pass(self) -> tuple[Survey, int]:
@@ -76,10 +77,9 @@ class Reconciler:
         """Propose every Bayesian trial that may be proposed, its run directories planned before anything else."""
         sweep = self.planner.sweep
         added = False
-        for number in range(len(sweep.grid), sweep.trial_count):
+        missing = [number for number in range(len(sweep.grid), sweep.trial_count) if number not in self.trials]
+        for number in missing:
             known = [survey.outcomes[n] for n in range(number) if n in survey.outcomes]
-            if number in self.trials:
-                continue
             # a trial proposed in this very pass is open; the window decides whether the next may follow
             if not may_propose(number, known, sweep.definition.bayes.window):
                 break
@@ -88,7 +88,7 @@ class Reconciler:
                 planned.run.plan(planned.config)
             self.trials[number] = trial
             added = True
-            survey = self._survey()
+            survey = self.surveyor.look(self.trials, self._live, self.submissions, before=survey)
         if added:
             self.note(f"trial {max(self.trials)} proposed by the Bayesian search")
         return survey
@@ -116,6 +116,7 @@ class Reconciler:
         chosen = waiting[:room]
         if not chosen:
             return 0
+        self._check_disk(chosen)
         for planned in chosen:
             planned.run.plan(planned.config)
         with_starts = [(planned, len(read_jsonl(planned.run.provenance_file))) for planned in chosen]
@@ -132,13 +133,20 @@ class Reconciler:
             return sum(len(s.signatures) for s in self.submissions if s.nonce not in before)
         return len(chosen)
 
+    def _check_disk(self, chosen: Sequence[PlannedRun]) -> None:
+        """Raise GenxaiError if a job of ours met a full disk: another one would as well, until a person makes room."""
+        for planned in chosen:
+            if planned.signature in self._submitted and (problem := disk_problem(planned.run)):
+                raise GenxaiError(f"{planned.run.path}: {problem}; make room, then start the same command again")
+        self._submitted.update(planned.signature for planned in chosen)
+
     def over_budget(self, survey: Survey) -> bool:
         """Whether runs are missing, none is in flight, and the budget allows no further one."""
         waiting = survey.to_submit()
         budget = self.planner.sweep.definition.budget.device_hours
         if budget is None or survey.complete or affordable(survey, budget, max(1, len(waiting))):
             return False
-        return survey.count(Status.RUNNING, Status.QUEUED) == 0
+        return survey.count(*IN_FLIGHT) == 0
 
 
 def all_trials(planner: Planner) -> dict[int, Trial]:
@@ -171,9 +179,20 @@ def only_reconciler(planner: Planner) -> Iterator[None]:
             raise
         if not free:
             raise GenxaiError(f"this sweep is already being run by {_holder(read_json(folder.holder))}: {folder.path}")
+        remove_leftovers(folder)
         write_json(folder.holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
         write_atomic(folder.definition, dump_sweep(planner.sweep.definition))
         yield
+
+
+def remove_leftovers(folder: SweepDir) -> None:
+    """Remove what killed reconcilers had not published yet; only for whoever holds the sweep's lock."""
+    own = (folder.definition, folder.selected, folder.journal, folder.journal_digest, folder.holder)
+    names = "|".join(re.escape(file.name) for file in own)
+    temporary = re.compile(rf"\.(?:{names})\.[a-z0-9_]{{8}}")  # as genxai.runs.write_atomic calls them
+    for name in os.listdir(folder.path):
+        if temporary.fullmatch(name):
+            (folder.path / name).unlink(missing_ok=True)
 
 
 def _holder(who: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ class Failure(BaseModel):
     exception: str | None = None
     message: str | None = None
     step: int | None = None
+    device: str | None = None
 
 
 class Start(BaseModel):
@@ -49,6 +50,7 @@ class Start(BaseModel):
 class Evaluation(BaseModel):
     """A line of metrics.jsonl."""
 
+    step: int | None = None
     seconds: FiniteFloat | None = None
 
 
@@ -57,6 +59,7 @@ class Excuse(BaseModel):
 
     outcome: str
     starts: int
+    message: str = ""
 
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -82,9 +85,12 @@ def read_starts(run: Run) -> list[Start]:
 
 def read_lines(file: Path, kind: type[RecordT]) -> list[RecordT]:
     """The whole lines of a JSONL file; [] if there is none. Raises GenxaiError if one is damaged."""
-    if not file.exists():
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
         return []
-    data = _bytes(file)
+    except OSError as error:
+        raise GenxaiError(f"{file}: cannot be read: {error.strerror}") from None
     lines = data[: data.rfind(b"\n") + 1].splitlines()
     return [_parse(kind, line, f"{file}: line {number}", "remove it") for number, line in enumerate(lines, 1)]
 

@@ -39,7 +39,6 @@ def submit_jobs(
     record: Submission,
     parameters: Mapping[str, Any],
     submit: Callable[[Any], Sequence[Any]],
-    max_timeouts: int = 3,
 ) -> Submission:
     """The record with its job ids, after `submit` has made the jobs with the submitit executor it is given.
 
@@ -51,7 +50,7 @@ def submit_jobs(
     # a folder per submission: a cluster that counts its job ids anew must not meet old pickles
     jobs = folder.jobs / record.nonce
     make_folder(jobs)
-    executor = submitit.SlurmExecutor(jobs, max_num_timeout=max_timeouts)
+    executor = submitit.SlurmExecutor(jobs)
     executor.update_parameters(**parameters)
     try:
         # submitit prints what sbatch complains of, which is in its error as well
@@ -78,7 +77,7 @@ def settle(folder: SweepDir, submissions: Sequence[Submission]) -> list[Submissi
     """
     settled = []
     for submission in submissions:
-        if submission.cluster == "slurm" and submission.state == "intent" and not _in_place(folder, submission):
+        if submission.cluster == "slurm" and submission.state == "intent" and not in_place(folder, submission):
             cancel(submission.name)
             withdraw(folder, submission)
         else:
@@ -86,10 +85,10 @@ def settle(folder: SweepDir, submissions: Sequence[Submission]) -> list[Submissi
     return settled
 
 
-def _in_place(folder: SweepDir, submission: Submission) -> bool:
+def in_place(folder: SweepDir, submission: Submission) -> bool:
     """Whether every job has its pickle. A detached reconciler's is looked after by whoever submits it."""
     found = (folder.jobs / submission.nonce).glob("*_submitted.pkl")
-    return len(list(found)) >= len(submission.signatures)
+    return len(list(found)) >= submission.job_count
 
 
 @contextlib.contextmanager

@@ -10,15 +10,12 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genxai.configfile import get_dotted
-from genxai.runs import make_folder, write_atomic
 from launch.outcomes import Outcome
-from launch.sweepdir import SweepDir
 from launch.sweepfile import Axis, Point, Sweep, as_choice, clamp, clamped
 
 if TYPE_CHECKING:
@@ -44,14 +41,14 @@ def propose(sweep: Sweep, outcomes: Sequence[Outcome], number: int) -> Point:
     """
     definition = sweep.definition
     visible = max(0, number - definition.bayes.window + 1)
-    with _quiet() as optuna:
+    with quiet_optuna() as optuna:
         study = optuna.create_study(
             directions=[objective.direction for objective in definition.objectives],
             sampler=_sampler(optuna, sweep, number),
         )
         space = search_space(optuna, sweep)
-        for index, outcome in enumerate(outcomes[:number]):
-            study.add_trial(_frozen(optuna, sweep, outcome, space, hide=index >= visible))
+        for outcome in [*outcomes[:visible], *(Outcome(o.trial, "open") for o in outcomes[visible:number])]:
+            study.add_trial(as_trial(optuna, sweep, outcome, space))
         trial = study.ask(space)
         axes = definition.space
         return {key: _decode(axes[key], value) for key, value in trial.params.items()}
@@ -89,84 +86,26 @@ def _decode(axis: Axis, value: Any) -> Any:
     return clamp(axis, value) if axis.low is not None else json.loads(value)
 
 
-def _frozen(optuna: Any, sweep: Sweep, outcome: Outcome, space: dict[str, Any], hide: bool) -> Any:
+def as_trial(
+    optuna: Any, sweep: Sweep, outcome: Outcome, space: dict[str, Any], attributes: dict[str, Any] | None = None
+) -> optuna.trial.FrozenTrial:
     """The trial as Optuna sees it. Grid values outside a range are shown at its nearest end (0 on a log scale)."""
     states = optuna.trial.TrialState
     state = {"open": states.RUNNING, "complete": states.COMPLETE, "failed": states.FAIL}[outcome.state]
-    if hide:
-        state = states.RUNNING
     axes = sweep.definition.space
-    params = {key: _encode(axes[key], value) for key, value in clamped(sweep.definition, outcome.trial.point).items()}
     return optuna.trial.create_trial(
         state=state,
         values=list(outcome.means) if state == states.COMPLETE else None,
-        params=params,
+        params={
+            key: _encode(axes[key], value) for key, value in clamped(sweep.definition, outcome.trial.point).items()
+        },
         distributions=space,
-        user_attrs=_attributes(sweep, outcome) if not hide else {},
+        user_attrs=attributes,
     )
 
 
-def _attributes(sweep: Sweep, outcome: Outcome) -> dict[str, Any]:
-    """What the dashboard shows beside the values: the exact point, the spread, the runs, the reasons."""
-    attributes: dict[str, Any] = {"stage": outcome.trial.stage, "point": json.dumps(outcome.trial.point)}
-    attributes["runs"] = " ".join(planned.signature for planned in outcome.trial.runs)
-    for objective, sd in zip(sweep.definition.objectives, outcome.sds, strict=False):
-        attributes[f"sd {objective.metric}"] = None if math.isnan(sd) else sd
-    if outcome.state == "complete":
-        attributes["n"] = outcome.n
-    if outcome.reasons:
-        attributes["reasons"] = "\n".join(outcome.reasons)
-    return attributes
-
-
-def journal_digest(outcomes: Sequence[Outcome]) -> str:
-    """Changes whenever the saved study would."""
-    content = [(o.trial.number, o.trial.point, o.state, o.means, o.reasons) for o in outcomes]
-    return hashlib.sha256(repr(content).encode()).hexdigest()
-
-
-def read_digest(folder: SweepDir) -> str:
-    """Digest of the study in the journal; empty if there is no journal."""
-    try:
-        return folder.journal_digest.read_text().strip() if folder.journal.exists() else ""
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def write_journal(folder: SweepDir, sweep: Sweep, outcomes: Sequence[Outcome], digest: str = "") -> None:
-    """Save the study as an Optuna Journal file for optuna-dashboard; built aside, then renamed over the old one."""
-    make_folder(folder.path)
-    temporary = folder.path / f".{folder.journal.name}.{os.getpid()}"
-    _remove(temporary)
-    definition = sweep.definition
-    with _quiet() as optuna:
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-        # an absolute path and the open-lock: the symlink lock never recovers on a relative path in a folder
-        name = str(temporary.absolute())
-        storage = optuna.storages.JournalStorage(JournalFileBackend(name, lock_obj=JournalFileOpenLock(name)))
-        try:
-            study = optuna.create_study(
-                storage=storage,
-                study_name=sweep.name,
-                directions=[objective.direction for objective in definition.objectives],
-            )
-            study.set_metric_names([objective.metric for objective in definition.objectives])
-            space = search_space(optuna, sweep)
-            study.add_trials([_frozen(optuna, sweep, outcome, space, hide=False) for outcome in outcomes])
-            os.replace(temporary, folder.journal)
-            write_atomic(folder.journal_digest, digest)
-        finally:
-            _remove(temporary)
-
-
-def _remove(file: Any) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(file)
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
+def quiet_optuna() -> Iterator[Any]:
     """Optuna, without its log lines and the warnings about features it calls experimental."""
     import optuna
 

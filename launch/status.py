@@ -1,70 +1,55 @@
 """What has become of every sweep under RUNS: counts, best point, device-hours, failures with their logs.
 
-Reads run directories, submission records and this machine's processes; on Slurm also squeue if it is there.
+The command line and the table; what is shown is read by `launch.sights`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from genxai.errors import EXIT_OK, GenxaiError, UsageError
-from launch.cli import add_runs_option, make_parser, run_command, runs_folder
+from genxai.errors import EXIT_OK, UsageError
+from launch.cli import Interrupted, add_runs_option, make_parser, run_command, runs_folder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from launch.attempts import Live, Report
-    from launch.submissions import Submission
-    from launch.sweepdir import SweepDir
-    from launch.sweepfile import SweepFile
+    from launch.sights import Sight, Tally, Watcher
 
 DESCRIPTION = """
 Show the state of all sweeps and runs under RUNS, from their files alone; changes nothing.
 
-A run is done, running, queued, stopped (will be continued), failed, or missing. Hours are device-hours of training,
-restarts included. What cannot be read is named and counted as unreadable, and the others are shown.
-Exit code: 0, 1 if nothing may be read, 2 if there is no such folder.
+A run is done, running, queued, preempted (it had begun, and is in the cluster's queue again) or failed; also stopped
+(it had begun, is in no queue, and will be continued), retry (has failed, may be tried again), missing, or unreadable
+(named, and left out). Hours are device-hours of training, of unfinished runs too; lost are those that went into steps
+done again after a preemption, a kill or a failure. `left` is what `of` will take at the present speed and number of
+running runs, without the time jobs wait in a queue; in the total it is that of the longest sweep, with a > where it is
+unknown of another.
+Exit code: 0, 1 if nothing may be read, 2 if there is no such folder, 130 after Ctrl-C ends --watch.
 """
 
 EXAMPLES = """
   python launch/status.py runs                one look
-  python launch/status.py runs --watch        again every two seconds, until Ctrl-C
-  python launch/status.py runs --json         for a program
+  python launch/status.py runs --watch        again every two seconds (ten where Slurm is asked), until Ctrl-C
+  python launch/status.py runs --json         for a program; with --watch one object a line
   python launch/status.py runs --pictures     also where the newest sample grids and attribution overlays are
 """
 
-#: seconds between two looks of --watch
+#: columns of a pipe: wide, so that no number is cut in two
 PIPE_WIDTH = 200
-WATCH_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Sight:
-    """One sweep folder as it is now."""
-
-    name: str
-    counts: dict[str, int]
-    total: int | None  # runs wanted; None for a folder that no sweep has written
-    best: str
-    hours: float
-    restarts: int
-    steps_redone: int
-    eta_seconds: float | None
-    waiting: dict[str, int]  # Slurm's reason -> queued runs
-    failures: tuple[dict[str, Any], ...]
-    pictures: tuple[str, ...]
-    problems: tuple[str, ...]  # files that could not be read
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in self.__dict__.items()}
+#: seconds between two looks of --watch, and where a cluster's controller has to answer
+WATCH_SECONDS, SLURM_SECONDS = 2.0, 10.0
+LOG_MARK = "  | "
+#: long headings on two lines, for a narrow terminal
+BROKEN = {
+    "running": "run-\nning", "preempted": "pre-\nempted", "stopped": "stop-\nped", "missing": "miss-\ning",
+    "unreadable": "unread-\nable",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,16 +72,19 @@ def _main(argv: list[str]) -> int:
     root = runs_folder(arguments.folder or arguments.runs)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; give the RUNS folder of your sweeps")
+    from launch.sights import Watcher
+
+    watcher = Watcher(root)
     if arguments.watch:
-        _watch(root)
-    sights = look(root, told=set())
+        _watch(watcher, arguments.json)
+    sights = watcher.look()
     if arguments.json:
-        print(json.dumps({"runs": str(root), "sweeps": [sight.as_json() for sight in sights]}, indent=1))
+        print(json.dumps(as_json(root, sights), indent=1))
     else:
         from rich.console import Console
 
-        # into a pipe: wide, so that no number is cut in two
-        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table(root, sights))
+        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        console.print(table(root, sights, console.width))
         if arguments.pictures:
             _print_pictures(root, sights)
     return EXIT_OK
@@ -111,187 +99,127 @@ def _print_pictures(root: Path, sights: Sequence[Sight]) -> None:
     print("\n".join(lines) or "no pictures yet: no run is done, or run.pictures is off")
 
 
-def _watch(root: Path) -> NoReturn:
+def _watch(watcher: Watcher, in_json: bool) -> NoReturn:
+    """Look again and again. Raises Interrupted on Ctrl-C, SIGTERM and SIGHUP, with the terminal as it was."""
+    from launch.interrupts import stop_signals
+
+    try:
+        with stop_signals(), _screen(watcher.root, in_json) as show:
+            while True:
+                show(watcher.look())
+                time.sleep(SLURM_SECONDS if watcher.asked_slurm else WATCH_SECONDS)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted("stopped watching; the runs go on") from None
+
+
+@contextlib.contextmanager
+def _screen(root: Path, in_json: bool) -> Iterator[Callable[[Sequence[Sight]], None]]:
+    """A table that is drawn over on a terminal, a table per change or a JSON line per look elsewhere."""
+    from rich.console import Console
     from rich.live import Live
 
-    told: set[str] = set()
-    with Live(table(root, look(root, told)), auto_refresh=False) as live:
-        while True:
-            time.sleep(WATCH_SECONDS)
-            live.update(table(root, look(root, told)), refresh=True)
+    if in_json:
+        yield lambda sights: print(json.dumps(as_json(root, sights)), flush=True)
+    elif sys.stdout.isatty():
+        console = Console()
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda sights: live.update(table(root, sights, console.width), refresh=True)
+    else:
+        console, shown = Console(width=PIPE_WIDTH), [""]
+
+        def show(sights: Sequence[Sight]) -> None:
+            with console.capture() as capture:
+                console.print(table(root, sights, console.width))
+            if capture.get() != shown[0]:
+                shown[0] = capture.get()
+                print(f"{time.strftime('%H:%M:%S')}\n{shown[0]}", flush=True)
+
+        yield show
 
 
-def look(root: Path, told: set[str]) -> list[Sight]:
-    """Every sweep folder under RUNS, by name; warns of what cannot be read unless that is in `told`.
+def as_json(root: Path, sights: Sequence[Sight]) -> dict[str, object]:
+    """What the table says, for programs."""
+    from launch.sights import total_of
 
-    Raises GenxaiError if nothing may be read.
-    """
-    from launch.records import closed_folders
-    from launch.sweepdir import SweepDir
-
-    closed = closed_folders(root)
-    folders = sorted({file.parent.parent for file in root.glob("*/*/config.yaml")} | _defined(root))
-    if closed and not folders:
-        raise GenxaiError(f"cannot read the runs in {root}: {closed[0]}: Permission denied")
-    sights = [sight(SweepDir(folder)) for folder in folders]
-    problems = [f"{path}: Permission denied" for path in closed]
-    for problem in problems + [problem for s in sights for problem in s.problems]:
-        if problem not in told:
-            print(f"warning: {problem}", file=sys.stderr)
-            told.add(problem)
-    return sights
+    sweeps = [sight.as_json() for sight in sights]
+    return {"runs": str(root), "sweeps": sweeps, "total": total_of(sights).as_json()}
 
 
-def _defined(root: Path) -> set[Path]:
-    return {file.parent for file in root.glob("*/sweep.yaml")}
-
-
-def sight(folder: SweepDir) -> Sight:
-    """The state of one folder. Runs are taken as they lie there; wanted but unplanned ones count as missing."""
-    from launch.attempts import Report, Status, report
-    from launch.display import waiting_reasons
-    from launch.pictures import newest_pictures
-    from launch.submissions import History, histories, read_submissions
-
-    problems: list[str] = []
-    definition = _definition(folder, problems)
-    submissions = read_submissions(folder, problems)
-    live, past = alive(folder, submissions, problems), histories(folder, submissions)
-    retries = definition.retries if definition else 0
-    reports: dict[str, Report] = {}
-    for file in sorted(folder.path.glob("*/config.yaml")):
-        run, name = folder.run(file.parent.name), file.parent.name
-        try:
-            reports[name] = report(run, live.get(name), retries, past.get(name, History()))
-        except (GenxaiError, OSError) as error:
-            problems.append(str(error))
-            reports[name] = Report(Status.UNREADABLE, str(error))
-    counts = Counter(str(r.status) for r in reports.values())
-    total = _wanted(definition)
-    if total is not None and total > len(reports):
-        counts[str(Status.MISSING)] += total - len(reports)
-    done = [r.seconds for r in reports.values() if r.status is Status.DONE]
-    return Sight(
-        name=folder.name,
-        counts={str(status): counts[str(status)] for status in Status},
-        total=total,
-        best=_best(folder),
-        hours=sum(r.device_seconds for r in reports.values()) / 3600,
-        restarts=sum(r.restarts for r in reports.values()),
-        steps_redone=sum(r.steps_redone for r in reports.values()),
-        eta_seconds=_eta(counts, done),
-        waiting=waiting_reasons(reports.values()),
-        pictures=tuple(map(str, newest_pictures(folder))),
-        failures=tuple(_failure(folder, name, r) for name, r in reports.items() if r.status is Status.FAILED),
-        problems=tuple(problems),
-    )
-
-
-def alive(folder: SweepDir, submissions: Sequence[Submission], problems: list[str]) -> dict[str, Live]:
-    """Who is alive, as far as this machine can tell; that a cluster does not answer is added to `problems`."""
-    import shutil
-
-    from launch.executors import LocalRuns, slurm_live
-    from launch.slurm import SlurmSilent
-
-    live = LocalRuns(folder, max_parallel=1).live(submissions)
-    if any(s.cluster == "slurm" for s in submissions) and shutil.which("squeue"):
-        try:
-            live |= slurm_live(submissions)
-        except SlurmSilent as error:
-            problems.append(f"{error}; states of Slurm jobs are unknown")
-    return live
-
-
-def _definition(folder: SweepDir, problems: list[str]) -> SweepFile | None:
-    """The sweep as it was last started; None if no sweep has written the folder, or nobody can read what it wrote."""
-    from genxai.configfile import read_tree, validate
-    from launch.sweepfile import SweepFile
-
-    if not folder.definition.exists():
-        return None
-    try:
-        tree, where = read_tree(folder.definition)
-        return validate(SweepFile, tree, where)
-    except GenxaiError as error:
-        problems.append(" ".join(str(error).split()))
-        return None
-
-
-def _wanted(definition: SweepFile | None) -> int | None:
-    """Runs that the definition asks for; None if there is none."""
-    if definition is None:
-        return None
-    grids = [len(axis.grid) for axis in definition.space.values() if axis.grid]
-    return ((math.prod(grids) if grids else 0) + definition.bayes.points) * len(definition.seeds)
-
-
-def _best(folder: SweepDir) -> str:
-    """The selected point in words, from selected.yaml."""
-    import yaml
-
-    from launch.display import point_words
-
-    try:
-        chosen = yaml.safe_load(folder.selected.read_text())["selected"]
-        means = ", ".join(
-            f"{name} {value['mean']:.4f}" + (f" +- {value['sd']:.4f}" if value["sd"] is not None else "")
-            for name, value in chosen["objectives"].items()
-        )
-        return f"trial {chosen['trial']} ({point_words(chosen['point'])}): {means} (n={len(chosen['runs'])})"
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        return ""  # nothing is selected (yet), or not in our words
-
-
-def _eta(counts: Counter[str], done_seconds: Sequence[float]) -> float | None:
-    """Seconds left if as many runs as now go on at the mean speed of the finished ones."""
-    left = sum(counts[name] for name in ("missing", "queued", "running", "stopped", "retry"))
-    if not done_seconds or not left or not counts["running"]:
-        return None
-    return left * (sum(done_seconds) / len(done_seconds)) / counts["running"]
-
-
-def _failure(folder: SweepDir, signature: str, found: Report) -> dict[str, Any]:
-    from launch.attempts import last_lines
-
-    run = folder.run(signature)
-    log = run.log_file
-    return {"run": signature, "reason": found.reason, "log": str(log), "last_lines": last_lines(log)}
-
-
-def table(root: Path, sights: Sequence[Sight]) -> RenderableType:
-    """The table of all sweeps, their best points and their failures."""
+def table(root: Path, sights: Sequence[Sight], width: int) -> RenderableType:
+    """The table of all sweeps, their best points and their failures, on so many columns."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    from launch.display import duration, waiting_words
+    from launch.display import ALWAYS, ORDER
+    from launch.sights import total_of
 
     if not sights:
         return Text(f"{root}: no runs yet")
-    rare = ("queued", "stopped", "retry", "missing", "failed", "unreadable")  # a column only where there are any
-    names = ("done", "running", *(name for name in rare if any(s.counts[name] for s in sights)))
-    out = Table(box=None, pad_edge=False)
-    out.add_column("sweep")
-    for heading in (*names, "of", "device-h", "restarts", "redone", "left"):
-        out.add_column(heading, justify="right")
-    for s in sights:
-        left = "" if s.eta_seconds is None else duration(s.eta_seconds)
-        cells = [str(s.counts[name]) for name in names]
-        total = str(s.total) if s.total is not None else "-"
-        out.add_row(s.name, *cells, total, f"{s.hours:.3g}", str(s.restarts), str(s.steps_redone), left)
+    total = total_of(sights)
+    names = [str(status) for status in ORDER if status in ALWAYS or total.counts[str(status)]]
+    rows = [[s.name, *_cells(s, names, "-" if s.total is None else str(s.total))] for s in sights]
     if len(sights) > 1:
-        sums = [str(sum(s.counts[name] for s in sights)) for name in names]
-        hours, again = sum(s.hours for s in sights), sum(s.restarts for s in sights)
-        out.add_row("total", *sums, "", f"{hours:.3g}", str(again), str(sum(s.steps_redone for s in sights)), "")
-    lines = [f"{s.name}: best {s.best}" for s in sights if s.best]
-    lines += [f"{s.name}: queued runs wait for {waiting_words(s.waiting)}" for s in sights if s.waiting]
-    for s in sights:
-        for failure in s.failures:
-            lines.append(f"{s.name}/{failure['run']} failed: {failure['reason']}")
-            lines += [f"  | {line}" for line in failure["last_lines"]]
-            lines.append(f"  log: {failure['log']}")
-    return Group(out, Text("\n".join(lines)))
+        rows.append(["total", *_cells(total, names, str(total.total))])
+    headings, gap = _fitting(["sweep", *names, "of", "hours", "lost", "left"], rows, width)
+    out = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for heading in headings:
+        words = heading in ("sweep", "left")  # what may be broken in the end; a number is never cut
+        out.add_column(heading, justify="left" if heading == "sweep" else "right", no_wrap=not words, overflow="fold")
+    for row in rows:
+        out.add_row(*row)
+    lines = [line for s in sights for line in (*_words(s), *_failure_lines(s))]
+    if total.steps_redone or total.restarts:
+        lines.insert(0, f"{total.restarts} restarts; {total.steps_redone} steps had to be done again")
+    # of a long line of a log the beginning will do: --json has all of it
+    return Group(out, *(Text(line, no_wrap=line.startswith(LOG_MARK), overflow="ellipsis") for line in lines))
+
+
+def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> tuple[Sequence[str], int]:
+    """The headings, broken on a narrow terminal, and the columns between two of them, so that the table fits."""
+    for words, gap in ((headings, 2), (headings, 1)):
+        cells = zip(words, *rows, strict=True)
+        if sum(max(map(len, column)) + gap for column in cells) - gap <= width:
+            return words, gap
+    return [BROKEN.get(heading, heading) for heading in headings], 1
+
+
+def _cells(tally: Tally, names: Sequence[str], wanted: str) -> list[str]:
+    from launch.display import duration, hours
+
+    left = "unknown" if tally.eta_seconds is None else duration(tally.eta_seconds) if tally.eta_seconds else "0"
+    bound = ">" if tally.eta_unknown and tally.eta_seconds is not None else ""
+    counts = [str(tally.counts[name]) for name in names]
+    return [*counts, wanted, hours(tally.hours_used), hours(tally.hours_lost), bound + left]
+
+
+def _words(s: Sight) -> list[str]:
+    """The best point so far, and what the runs in the queue wait for."""
+    from launch.display import point_words, waiting_words
+
+    lines = []
+    if s.best is not None:
+        means = ", ".join(
+            f"{name} {value['mean']:.4f}" + (f" +- {value['sd']:.4f}" if value["sd"] is not None else "")
+            for name, value in s.best["objectives"].items()
+        )
+        since = f"; {s.ended_since} runs have ended since" if s.ended_since else ""
+        point = point_words(s.best["point"])
+        lines.append(f"{s.name}: best trial {s.best['trial']} ({point}): {means} (n={s.best['n']}{since})")
+    if s.waiting:
+        lines.append(f"{s.name}: queued runs wait for {waiting_words(s.waiting)}")
+    return lines
+
+
+def _failure_lines(s: Sight) -> list[str]:
+    lines = []
+    for failure in s.failures:
+        lines.append(f"{s.name}/{failure['run']} failed: {failure['reason']}")
+        lines += [f"{LOG_MARK}{line}" for line in failure["last_lines"]]
+        lines.append(f"  log: {failure['log']}" if failure["log"] else "  no log")
+    return lines
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ Read from the run directories and from who is alive; the display, the plan and t
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from launch.attempts import TO_SUBMIT, Live, Report, Status, Tried, report
+from launch.attempts import ENDED, IN_FLIGHT, TO_SUBMIT, Live, Report, Status, Tried, report
 from launch.outcomes import Outcome, outcome
 from launch.plan import PlannedRun, Planner, Trial, wanted_runs
 from launch.submissions import History, Submission, histories
@@ -40,12 +42,17 @@ class Survey:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do: each run is done or has failed for good."""
-        return self.unplanned == 0 and self.count(Status.DONE, Status.FAILED) == len(self.runs)
+        return self.unplanned == 0 and self.count(*ENDED) == len(self.runs)
 
     @property
     def hours_used(self) -> float:
         """Device-hours of all runs so far, unfinished ones included; a run uses one device per process."""
         return sum(r.device_seconds for r in self.reports.values()) / 3600
+
+    @property
+    def hours_lost(self) -> float:
+        """The part of them that went into steps done again after a preemption, a kill or a failure."""
+        return sum(r.device_seconds_lost for r in self.reports.values()) / 3600
 
     @property
     def hours_per_run(self) -> float | None:
@@ -55,18 +62,11 @@ class Survey:
 
     @property
     def hours_to_come(self) -> float | None:
-        """Estimated device-hours of everything that is neither done nor failed; None while unknown."""
-        seconds = self.to_come(lambda r: r.device_seconds)
-        return None if seconds is None else seconds / 3600
-
-    def to_come(self, spent: Callable[[Report], float]) -> float | None:
-        """What everything that is neither done nor failed has yet to spend, a run as much as the finished ones."""
-        finished = [spent(r) for r in self.reports.values() if r.status is Status.DONE]
-        if not finished:
+        """Estimated device-hours of everything that is neither done nor failed; None while no run is done."""
+        if self.hours_per_run is None:
             return None
-        each = statistics.fmean(finished)
-        open_runs = [r for r in self.reports.values() if r.status not in (Status.DONE, Status.FAILED)]
-        return sum(max(0.0, each - spent(r)) for r in open_runs) + self.unplanned * each
+        left = to_come(self.reports.values(), self.unplanned, lambda r: r.device_seconds - r.device_seconds_lost)
+        return None if left is None else sum(left) / 3600
 
     def to_submit(self) -> list[PlannedRun]:
         """Runs that wait to be submitted, in trial order."""
@@ -85,29 +85,49 @@ class Survey:
         return [self.outcomes[number] for number in sorted(self.outcomes) if self.outcomes[number].state == "failed"]
 
 
+#: inode, size in bytes and time of change of a file
+_Stamp = tuple[int, int, int]
+
+
 @dataclass
 class Surveyor:
-    """Looks again and again at one sweep; remembers only what cannot change: the reports of finished runs."""
+    """Looks again and again at one sweep; remembers the reports of finished runs while their files stay the same."""
 
     planner: Planner
     forgiven: Mapping[str, Tried] = field(default_factory=dict)
-    _finished: dict[str, Report] = field(default_factory=dict)
+    _finished: dict[str, tuple[_Stamp, Report]] = field(default_factory=dict)
 
-    def look(self, trials: Mapping[int, Trial], live: Mapping[str, Live], submissions: Sequence[Submission]) -> Survey:
-        """The survey of these trials. `live` and `submissions` must have been read before calling."""
+    def look(
+        self,
+        trials: Mapping[int, Trial],
+        live: Mapping[str, Live],
+        submissions: Sequence[Submission],
+        before: Survey | None = None,
+    ) -> Survey:
+        """The survey of these trials. `live` and `submissions` must have been read before calling.
+
+        With the survey `before` some trials were added, only those are looked at.
+        """
         definition = self.planner.sweep.definition
         ordered = [trials[number] for number in sorted(trials)]
         runs = wanted_runs(ordered)
+        reports = dict(before.reports) if before else {}
+        outcomes = dict(before.outcomes) if before else {}
         past = histories(self.planner.folder, submissions)
-        reports = {name: self._report(planned, live, past.get(name, History())) for name, planned in runs.items()}
-        outcomes = {trial.number: outcome(trial, reports, definition.objectives) for trial in ordered}
+        for name, planned in runs.items():
+            if name not in reports:
+                reports[name] = self._report(planned, live, past.get(name, History()))
+        for trial in ordered:
+            if trial.number not in outcomes:
+                outcomes[trial.number] = outcome(trial, reports, definition.objectives)
         unplanned = (self.planner.sweep.trial_count - len(trials)) * len(definition.seeds)
         return Survey(trials, runs, reports, outcomes, unplanned)
 
     def _report(self, planned: PlannedRun, live: Mapping[str, Live], history: History) -> Report:
+        stamp = _stamp(planned.run.result_file)
         known = self._finished.get(planned.signature)
-        if known is not None and planned.run.result_file.exists():
-            return known
+        if known is not None and known[0] == stamp:
+            return known[1]
         retries = self.planner.sweep.definition.retries
         found = report(
             planned.run,
@@ -116,15 +136,62 @@ class Surveyor:
             history,
             self.forgiven.get(planned.signature),
         )
-        if found.status is Status.DONE:
-            self._finished[planned.signature] = found
+        if found.status is Status.DONE and stamp is not None:
+            self._finished[planned.signature] = stamp, found
         return found
 
 
+def _stamp(file: Path) -> _Stamp | None:
+    """Changes when the file is replaced or edited; None if there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def eta_seconds(survey: Survey, parallel: int) -> float | None:
-    """Seconds until the sweep is complete if `parallel` runs go on at the same speed; None while unknown."""
-    seconds = survey.to_come(lambda r: r.seconds)
-    return None if seconds is None else seconds / max(1, parallel)
+    """`time_left` of the sweep."""
+    return time_left(survey.reports.values(), survey.unplanned, parallel)
+
+
+def time_left(reports: Collection[Report], unplanned: int, parallel: int) -> float | None:
+    """Seconds until all of these runs and the unplanned ones have ended, if `parallel` of them go on at once.
+
+    A run is expected to take as long as the finished ones on average, or, while none has finished, as long as those
+    that have begun will at their present speed; either without the steps that were done twice. What a run has done is
+    taken from it; one that has taken longer already is believed its own speed. The sum is shared out evenly, and no
+    answer is shorter than the longest run. 0.0 if nothing is left; None if nothing is known, or nothing goes on.
+    It does not know how long jobs will wait in a queue, nor that Bayesian points wait for one another.
+    """
+    left = to_come(reports, unplanned, lambda r: r.seconds - r.seconds_lost)
+    if not left:
+        return None if left is None else 0.0
+    return max(sum(left) / parallel, *left) if parallel > 0 else None
+
+
+def to_come(reports: Collection[Report], unplanned: int, spent: Callable[[Report], float]) -> list[float] | None:
+    """What each run that has not ended, and each unplanned one, has yet to spend; None if nothing is known of that."""
+    waiting = [r for r in reports if r.status not in (*ENDED, Status.UNREADABLE)]
+    if not waiting and not unplanned:
+        return []
+    finished = [spent(r) for r in reports if r.status is Status.DONE]
+    expected = finished or [whole for r in waiting if (whole := _at_its_speed(r, spent)) is not None]
+    if not expected:
+        return None
+    each = statistics.fmean(expected)
+    return [_left(r, each, spent) for r in waiting] + [each] * unplanned
+
+
+def _left(run: Report, each: float, spent: Callable[[Report], float]) -> float:
+    whole = each if each > spent(run) else _at_its_speed(run, spent) or each
+    return max(0.0, whole - spent(run))
+
+
+def _at_its_speed(run: Report, spent: Callable[[Report], float]) -> float | None:
+    """What the whole run will have spent if it goes on as it has begun; None before its first step."""
+    steps, share = run.progress.get("steps", 0), spent(run)
+    return share * max(steps, run.steps) / run.steps if steps and run.steps and share else None
 
 
 def affordable(survey: Survey, budget_hours: float | None, wanted: int) -> int:
@@ -135,7 +202,7 @@ def affordable(survey: Survey, budget_hours: float | None, wanted: int) -> int:
     """
     if budget_hours is None:
         return wanted
-    in_flight = [r for r in survey.reports.values() if r.status in (Status.RUNNING, Status.QUEUED)]
+    in_flight = [r for r in survey.reports.values() if r.status in IN_FLIGHT]
     each = survey.hours_per_run
     if each is None:
         first = next(iter(survey.trials.values()), None)

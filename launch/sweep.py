@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
-from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
+from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError
+from launch.cli import run_command, runs_folder, split_overrides
+from launch.sweepoptions import build_parser, check_options
 
 if TYPE_CHECKING:
     from launch.executors import Executor
@@ -24,24 +24,6 @@ if TYPE_CHECKING:
     from launch.survey import Survey
 
 T = TypeVar("T")
-
-DESCRIPTION = """
-Bring a sweep about: compare the sweep file with the run directories, start what is missing, repeat until complete.
-
-Start it again at any time: it continues from the run directories, computes nothing twice, and a second one on the
-same sweep refuses. Ctrl-C (or SIGTERM) on a local sweep asks the running runs to save and stop, then ends; on Slurm
-the jobs go on without it. After kill -9 local runs go on too, and the next start finds them.
-Runs that fail are started again up to `retries` times; --retry-failed gives failed ones another chance.
-Exit code: 0 complete (or the pass of --once is done), 1 some trials failed or the budget is used up, 2 wrong usage.
-"""
-
-EXAMPLES = """
-  python launch/sweep.py                                    sweeps/lambda.yaml on this machine
-  python launch/sweep.py quickstart --max-parallel 2        sweeps/quickstart.yaml, two runs at a time
-  python launch/sweep.py --cluster slurm --profile a6000    the same on Slurm with slurm/a6000.yaml
-  python launch/sweep.py --dry-run --json                   the plan only, for a program
-  python launch/sweep.py lambda bayes.points=4 seeds=[0] train.epochs=3 space.objective.lambda_gp.grid=[1,10]
-"""
 
 #: seconds between two passes, at first and at most: a cluster's controller is shared by many
 POLL_SECONDS = {"local": (1.0, 1.0), "slurm": (2.0, 25.0)}
@@ -53,38 +35,6 @@ _WITHOUT_SLURM = "use --cluster local, or start a Slurm of your own with slurm/l
 SILENCE_SECONDS = 20.0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of launch/sweep.py."""
-    parser = make_parser("sweep.py", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="SWEEP.yaml | key=value",
-        help="sweep file or its name in sweeps/ (default: lambda), and overrides of the sweep or of its base",
-    )
-    parser.add_argument(
-        "--cluster", choices=("local", "slurm"), default="local", help="where runs run (default: local)"
-    )
-    add_runs_option(parser)
-    parser.add_argument("--profile", default=None, metavar="FILE_OR_NAME", help="Slurm profile (default: gpu)")
-    parser.add_argument(
-        "--profile-set", action="append", default=[], metavar="KEY=VALUE", help="override of the profile, repeatable"
-    )
-    parser.add_argument(
-        "--max-parallel",
-        type=int,
-        default=None,
-        metavar="N",
-        help="runs alive at once; local default: one per GPU, else cores / train.threads; Slurm: jobs in the queue",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, write and submit nothing")
-    parser.add_argument("--once", action="store_true", help="a single pass: submit what is missing now, then end")
-    parser.add_argument("--detach", action="store_true", help="go on in the background (local) or as a job (Slurm)")
-    parser.add_argument("--retry-failed", action="store_true", help="forget earlier failures and try again")
-    parser.add_argument("--json", action="store_true", help="print the final state (with --dry-run the plan) as JSON")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     return run_command(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
@@ -92,12 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     arguments = build_parser().parse_intermixed_args(argv)
-    if arguments.max_parallel is not None and arguments.max_parallel < 1:
-        raise UsageError(f"--max-parallel: expected at least 1, got {arguments.max_parallel}")
+    check_options(arguments)
     planner = make_planner(arguments)
+    if arguments.cancel:
+        from launch.cancel import cancel_sweep
+
+        return cancel_sweep(planner.folder, _sayer(arguments.json), arguments.yes, arguments.dry_run, arguments.json)
     executor = make_executor(arguments, planner)
     if arguments.detach and not arguments.dry_run:
-        return detach(arguments, argv, planner)
+        from launch.detach import detach
+        from launch.profiles import chosen_profile
+
+        slurm = arguments.cluster == "slurm"
+        return detach(planner.folder, argv, chosen_profile(arguments.profile) if slurm else None)
     return run_sweep(arguments, planner, executor)
 
 
@@ -115,25 +72,18 @@ def make_planner(arguments: argparse.Namespace) -> Planner:
 
 def make_executor(arguments: argparse.Namespace, planner: Planner) -> Executor:
     """The executor that --cluster names. Raises UsageError if there is no Slurm, or options do not fit."""
-    from launch.executors import LocalRuns, SlurmRuns
-    from launch.profiles import load_profile
+    from launch.executors import LocalRuns, SlurmRuns, check_slurm, default_parallel
+    from launch.profiles import check_shares_gpu, chosen_profile
 
+    runs_per_gpu, config = arguments.runs_per_gpu or 1, planner.sweep.base
+    check_shares_gpu(config, runs_per_gpu)
     if arguments.cluster == "slurm":
-        profile = load_profile(arguments.profile or "gpu", arguments.profile_set)
-        return SlurmRuns(planner.folder, profile, arguments.max_parallel)
-    if arguments.profile or arguments.profile_set:
-        raise UsageError("--profile is for --cluster slurm; local runs take their options from the configuration")
-    return LocalRuns(planner.folder, arguments.max_parallel or default_parallel(planner))
-
-
-def default_parallel(planner: Planner) -> int:
-    """Local runs at once: one per GPU if the runs may use GPUs, else as many as the cores hold without sharing."""
-    from launch.executors import visible_gpus
-
-    config = planner.sweep.base
-    gpus = len(visible_gpus()) if config.run.device != "cpu" else 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return gpus or max(1, cores // config.train.threads)
+        if not arguments.dry_run:
+            check_slurm()
+        profile = chosen_profile(arguments.profile)
+        return SlurmRuns(planner.folder, profile, arguments.max_parallel, runs_per_gpu, arguments.in_sequence)
+    parallel, limit = default_parallel(config, arguments.runs_per_gpu), arguments.max_parallel
+    return LocalRuns(planner.folder, min(parallel, limit or parallel) if arguments.runs_per_gpu else limit or parallel)
 
 
 def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executor) -> int:
@@ -148,14 +98,26 @@ def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executo
     if arguments.retry_failed:
         reconciler.retry_failed()
     # a person is told at once; a requeued reconciler waits for a controller that has gone down as well
-    survey = _answered(reconciler.look, in_slurm_job(), say)
-    for line in plan_lines(planner.sweep, survey, executor.cluster, _at_once(executor, survey)):
+    survey = _planned(reconciler, say) if arguments.dry_run else _answered(reconciler.look, in_slurm_job(), say)
+    at_once = _at_once(executor, survey)
+    for line in plan_lines(planner.sweep, survey, executor.cluster, at_once, executor.runs_per_job):
         say(line)
     if arguments.dry_run:
         return _dry_run(arguments, planner, executor, survey, say)
     with only_reconciler(planner), stop_signals(), orderly_stop(reconciler, say):
         survey = _loop(arguments, reconciler, say)
     return _conclude(arguments, planner, executor, survey, say)
+
+
+def _planned(reconciler: Reconciler, say: Callable[[str], None]) -> Survey:
+    """The survey for a plan: where Slurm does not answer, of what the run directories alone tell."""
+    from launch.slurm import SlurmSilent
+
+    try:
+        return reconciler.look()
+    except SlurmSilent as error:
+        say(f"{error}: nobody knows what is queued or running; the plan takes it that nothing is ({_WITHOUT_SLURM})")
+        return reconciler.surveyor.look(reconciler.trials, {}, reconciler.submissions)
 
 
 def _dry_run(
@@ -233,8 +195,7 @@ def _parallel(executor: Executor, survey: Survey) -> int:
     limit = getattr(executor, "max_parallel", None)
     from launch.attempts import Status
 
-    running = survey.count(Status.RUNNING)
-    return limit if executor.cluster == "local" and limit else max(1, running)
+    return limit if executor.cluster == "local" and limit else survey.count(Status.RUNNING)
 
 
 @contextlib.contextmanager
@@ -259,9 +220,10 @@ def _display(
     reasons: set[str] = set()
 
     def show(survey: Survey) -> None:
-        # what runs changes all the while; only an ended run or a new reason to wait is worth a line, and only a new
-        # best point is worth its words
-        ended, best = (survey.count(Status.DONE), survey.count(Status.FAILED)), best_line(sweep, survey)
+        # what runs changes all the while; only an ended or preempted run or a new reason to wait is worth a line, and
+        # only a new best point is worth its words
+        ended = [survey.count(status) for status in (Status.DONE, Status.FAILED, Status.PREEMPTED)]
+        best = best_line(sweep, survey)
         new = set(waiting_reasons(survey.reports.values())) - reasons
         if ended != shown[0] or new:
             words = totals_line(sweep, survey, _parallel(executor, survey))
@@ -306,27 +268,6 @@ def _finish(
 
         content = as_json(planner.sweep, survey, _parallel(executor, survey))
         print(json.dumps(content | ({"cost": cost} if cost else {}), indent=1))
-
-
-def detach(arguments: argparse.Namespace, argv: list[str], planner: Planner) -> int:
-    """Start the same command in the background and say where to look."""
-    from launch.detach import check_free, start_session, submit_reconciler
-    from launch.profiles import load_profile
-
-    folder = planner.folder
-    check_free(folder)
-    rest = [word for word in argv if word != "--detach"]
-    watch = f"watch it with: python launch/status.py {runs_folder(arguments.runs)} --watch"
-    if arguments.cluster == "slurm":
-        job = submit_reconciler(folder, load_profile(arguments.profile or "gpu", arguments.profile_set), rest)
-        print(f"the sweep is run by Slurm job {job}, logging to {folder.log}; {watch}")
-        return EXIT_OK
-    pid, code = start_session(folder, rest)
-    if code is None:
-        print(f"running as process {pid}, logging to {folder.log}; {watch}")
-        return EXIT_OK
-    print(f"ended at once with exit code {code}; see {folder.log}", file=sys.stderr if code else sys.stdout)
-    return code
 
 
 if __name__ == "__main__":

@@ -240,16 +240,13 @@ def _grid(definition: SweepFile, base: Config, where: str) -> tuple[Point, ...]:
     _check_ranges(definition, base, where)
     if not axes:
         return ()
-    points = []
+    points: dict[tuple[Any, ...], Point] = {}
     for values in itertools.product(*axes.values()):
         given = dict(zip(axes, values, strict=True))
-        points.append(resolve_point(definition, base, given, f"{where}: point {given}"))
-    seen: list[Point] = []
-    for point in points:
-        if point in seen:
+        point = resolve_point(definition, base, given, f"{where}: point {given}")
+        if points.setdefault(tuple(point.values()), point) is not point:  # values of one option can be hashed
             raise UsageError(f"{where}: the grid holds the point {point} twice")
-        seen.append(point)
-    return tuple(points)
+    return tuple(points.values())
 
 
 def _check_ranges(definition: SweepFile, base: Config, where: str) -> None:
@@ -260,17 +257,28 @@ def _check_ranges(definition: SweepFile, base: Config, where: str) -> None:
             if isinstance(current, bool) or not isinstance(current, int | float):
                 raise UsageError(f"{where}: space.{key}: only numbers have a range; give a grid of choices")
             for end in (axis.low, axis.high):
-                _config_at(base, {key: end}, f"{where}: the range of space.{key}")
+                config_at(base, {key: end}, f"{where}: the range of space.{key}")
 
 
 def resolve_point(definition: SweepFile, base: Config, given: Point, where: str) -> Point:
     """The validated value of every searched key: 1 becomes 1.0 where the option is a float."""
-    config = _config_at(base, given, where)
+    return point_of(definition, config_at(base, given, where))
+
+
+def point_of(definition: SweepFile, config: Config) -> Point:
+    """What a configuration has at the searched keys."""
     return {key: get_dotted(config, key) for key in definition.space}
 
 
-def _config_at(base: Config, point: Point, where: str) -> Config:
-    tree = base.model_dump()
+def config_at(base: Config, point: Point, where: str) -> Config:
+    """The base with the point's values, validated. Sections that the point does not touch are the base's own objects.
+
+    Raises UsageError for a value that an option, or a rule about several, does not allow.
+    """
+    tree: Tree = dict(base)
+    for section in {key.partition(".")[0] for key in point}:
+        if isinstance(tree.get(section), Section):
+            tree[section] = tree[section].model_dump()
     for key, value in point.items():
         set_dotted(tree, key, value)
     return validate(Config, tree, where)

@@ -5,19 +5,22 @@ Submitted by reference through submitit, so it must stay importable as `launch.w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genxai.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+from genxai.errors import DISK_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, RunRemoved
 from genxai.runs import Run, State
 from genxai.training.stopping import StopFlag, listening
 from launch.attempts import excuse
 from launch.ranks import is_first_rank, is_rank, join_slurm_step, start_ranks
 from launch.slurm import ENDED
+from launch.submissions import is_cancelled
 
 if TYPE_CHECKING:
     from genxai.training.run import Outcome
@@ -37,16 +40,15 @@ def work(run_dir: str) -> str:
     if processes > 1 and not is_rank():
         outcome = _train_on_ranks(run, processes)
     else:
-        with listening() as stop:
-            outcome = _train(run, stop)
+        with listening() as stop, excusing(run):
+            outcome = train_patiently(run, stop)
     from genxai.training.run import Outcome
 
     if not is_first_rank():
         # the first one speaks for the job, and must not be killed on the way because another has ended badly
         sys.exit(EXIT_FAILED if outcome is Outcome.FAILED else EXIT_OK)
     print(f"{run_dir}: {outcome}", flush=True)
-    if outcome is Outcome.STOPPED or outcome is Outcome.BUSY:
-        excuse(run, outcome.value)
+    note_end(run, outcome)
     if in_slurm_job():
         if outcome is Outcome.STOPPED:
             requeue()
@@ -56,14 +58,42 @@ def work(run_dir: str) -> str:
     return str(outcome)
 
 
-def _train(run: Run, stop: StopFlag, pause_seconds: float = 5.0) -> Outcome:
-    """Train; in a Slurm job a run that is busy is tried again for a while."""
+def train_patiently(run: Run, stop: StopFlag, pause_seconds: float = 5.0) -> Outcome:
+    """Train; in a Slurm job a run that is busy is tried again for a while, unless it is to stop."""
     from genxai.training.run import Outcome, train
 
     deadline = time.monotonic() + BUSY_SECONDS
-    while (outcome := train(run, stop=stop)) is Outcome.BUSY and in_slurm_job() and time.monotonic() < deadline:
+    while (outcome := train(run, stop=stop)) is Outcome.BUSY and in_slurm_job() and not stop.requested:
+        if time.monotonic() >= deadline:
+            break
         time.sleep(pause_seconds)
     return outcome
+
+
+@contextlib.contextmanager
+def excusing(run: Run) -> Iterator[None]:
+    """Note an end that the run is not to blame for: a full disk, or its directory was removed."""
+    try:
+        yield
+    except RunRemoved:
+        excuse(run, "removed")
+        raise
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            with contextlib.suppress(OSError):  # the disk may be too full for that as well
+                excuse(run, "disk", str(error))
+        raise
+
+
+def note_end(run: Run, outcome: Outcome) -> None:
+    """Note an end that does not count against the run: it was stopped, or another process has it."""
+    if outcome.value in ("stopped", "busy"):
+        excuse(run, outcome.value)
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Environment of a process whose libraries shall use so many CPU threads."""
+    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
 def _train_on_ranks(run: Run, processes: int) -> Outcome:
@@ -93,10 +123,13 @@ def job_id() -> str:
 def requeue(timeout_seconds: float = 60.0) -> None:
     """Have Slurm queue this job again (from one rank). If it refuses, the reconciler submits the run anew.
 
-    Not a job that is completing: that was cancelled by a person (who does not want it back), or Slurm is requeueing
-    it by itself.
+    Not a job of a cancelled sweep, nor one that is completing: that was cancelled by a person, too (who does not want
+    it back), or Slurm is requeueing it by itself.
     """
     if os.environ.get("SLURM_PROCID", "0") != "0":
+        return
+    if is_cancelled(os.environ.get("SUBMITIT_FOLDER")):
+        print("not requeued: the sweep has been cancelled", file=sys.stderr, flush=True)
         return
     job = job_id()
     state = _slurm(["squeue", "--noheader", "--jobs", job, "--format=%T"], timeout_seconds)

@@ -18,11 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from local_conf import GRES_CONF, SLURM_CONF, SLURMDBD_CONF, settings
+from local_conf import GRES_CONF, SLURM_CONF, SLURMDBD_CONF, ClusterOptions, settings
 from local_processes import (
     ClusterError,
     Process,
@@ -52,32 +52,13 @@ SOCKET_PATH_LIMIT = 107
 
 
 @dataclass
-class LocalCluster:
+class LocalCluster(ClusterOptions):
     """Slurm with `nodes` nodes of 127.0.0.x and partitions low (preemptable, requeued) and high (preempts low).
 
     Raises UsageError for a folder it must not use and for missing packages, ClusterError for anything else.
     """
 
-    root: Path
-    nodes: int = 4
-    accounting: bool = False  # slurmdbd on a private mariadbd: sacct works, and with it submitit's job states
-    _: KW_ONLY
-    preempt_signal: bool = True  # preemption sends the job's --signal at once; stock Slurm (False) only SIGTERM
-    grace_time: int = 10  # seconds between that signal and the kill
-    cred_expire: int = 5  # a requeued job waits this long [s]; Slurm's default is 120, and below 5 means 120
-    slurmd_timeout: int = 10  # silence [s] after which a node is down and its jobs are requeued (default 300)
-    max_array_size: int = 1001  # Slurm's default; the index of an array task must be below it
-    max_job_count: int = 10000  # Slurm's default; jobs that the controller keeps in memory
-    cpus: int = 8  # a node's CPUs: what Slurm hands out, not what the machine has
-    memory: int = 16000  # a node's memory [MB], likewise
-    gpus: int = 4  # a node's fake GPUs: jobs get CUDA_VISIBLE_DEVICES, and nothing behind it
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.root = Path(os.path.abspath(self.root))
-        for option, low, high in (("nodes", 1, 200), ("gpus", 1, 16), ("cred_expire", 5, 3600)):
-            if not low <= getattr(self, option) <= high:
-                raise UsageError(f"{option}: got {getattr(self, option)}, allowed: {low} to {high}")
 
     # --- asking --------------------------------------------------------------------------------------
 
@@ -194,8 +175,7 @@ class LocalCluster:
             shutil.rmtree(folder, ignore_errors=True)
         for folder in [*folders, self.root / "log"]:
             folder.mkdir(exist_ok=True)
-        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.init}
-        values = settings(options, getpass.getuser(), free_ports(self.nodes + 2))
+        values = settings(self, getpass.getuser(), free_ports(self.nodes + 2))
         self._write_record(cluster=values["cluster"], complete=False)
         for number in range(self.gpus):  # slurmd wants character devices; without any it drops the gres
             (self.root / f"dev/nvidia{number}").symlink_to("/dev/null")
@@ -208,9 +188,11 @@ class LocalCluster:
         self._spawn("slurmctld", "-D")
         for node in self.node_names:
             (self.root / "spool" / node).mkdir()
-            self._spawn("slurmd", "-D", "-N", node, name=f"slurmd-{node}")
+            self._spawn_slurmd(node)
         idle = dict.fromkeys(self.node_names, "idle")
         self._wait("slurmctld and slurmd", lambda: self.node_states() == idle)
+        if self.enforce_limits:
+            self._add_account(values["user"])
         self._write_record(complete=True)
 
     def _start_munge(self) -> None:
@@ -240,6 +222,14 @@ class LocalCluster:
         self.output("mariadb", "--no-defaults", f"--socket={database}", f"--user={user}", "-e", create)
         self._spawn("slurmdbd", "-D")
         self._wait("slurmdbd", lambda: answers(port))  # slurmctld gives up if it is not there at its first start
+
+    def _add_account(self, user: str) -> None:
+        """Where limits hold, only those who have an account may submit."""
+        self.output("sacctmgr", "-i", "add", "account", "everybody", f"cluster={self._cluster}")
+        self.output("sacctmgr", "-i", "add", "user", user, "account=everybody", f"cluster={self._cluster}")
+
+    def _spawn_slurmd(self, node: str) -> None:
+        self._spawn("slurmd", "-D", "-N", node, name=f"slurmd-{node}")
 
     def _spawn(self, program: str, *arguments: str, name: str = "") -> None:
         """Start a daemon in the foreground, in a session of its own, and record it."""
@@ -271,6 +261,19 @@ class LocalCluster:
             if time.monotonic() > deadline:
                 raise ClusterError(f"{what}: not ready after {seconds:.0f} s; see {self.root / 'log'}")
             time.sleep(0.05)
+
+    # --- a node that fails ---------------------------------------------------------------------------
+
+    def crash_node(self, node: str) -> None:
+        """End everything on a node at once, as a power cut does: its slurmd, the steps of its jobs and their tasks."""
+        for name in (f"slurmd-{node}", node):  # first those who could still tell the controller: slurmd and slurmstepd
+            there = processes_with(f"SLURM_CLUSTER_NAME={self._cluster}", f"SLURMD_NODENAME={name}")
+            end_processes(there, grace=0.0)
+
+    def restart_node(self, node: str) -> None:
+        """Start a crashed node's slurmd again; only the process that has started the cluster can do that."""
+        self._children.pop(f"slurmd-{node}").wait()
+        self._spawn_slurmd(node)
 
     # --- stopping ------------------------------------------------------------------------------------
 

@@ -5,10 +5,45 @@ Every line that is not plain Slurm was needed on Debian 12 (Slurm 22.05) without
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import secrets
 import time
-from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any
+
+from genxai.errors import UsageError
+
+
+@dataclass
+class ClusterOptions:
+    """What slurm.conf says of a cluster. Raises UsageError for a value that Slurm would not accept."""
+
+    root: Path
+    nodes: int = 4
+    accounting: bool = False  # slurmdbd on a private mariadbd: sacct works, and with it submitit's job states
+    _: KW_ONLY
+    enforce_limits: bool = False  # with accounting: limits set by sacctmgr hold, as MaxSubmitJobs does on real clusters
+    preempt_signal: bool = True  # preemption sends the job's --signal at once; stock Slurm (False) only SIGTERM
+    grace_time: int = 10  # seconds between that signal and the kill
+    cred_expire: int = 5  # a requeued job waits this long [s]; Slurm's default is 120, and below 5 means 120
+    slurmd_timeout: int = 10  # silence [s] after which a node is down and its jobs are requeued (default 300)
+    max_array_size: int = 1001  # Slurm's default; the index of an array task must be below it
+    max_job_count: int = 10000  # Slurm's default; jobs that the controller keeps in memory
+    first_job_id: int | None = None  # None: later than those of every earlier cluster; 1 on most new clusters
+    cpus: int = 8  # a node's CPUs: what Slurm hands out, not what the machine has
+    memory: int = 16000  # a node's memory [MB], likewise
+    gpus: int = 4  # a node's fake GPUs: jobs get CUDA_VISIBLE_DEVICES, and nothing behind it
+
+    def __post_init__(self) -> None:
+        self.root = Path(os.path.abspath(self.root))
+        for option, low, high in (("nodes", 1, 200), ("gpus", 1, 16), ("cred_expire", 5, 3600)):
+            if not low <= getattr(self, option) <= high:
+                raise UsageError(f"{option}: got {getattr(self, option)}, allowed: {low} to {high}")
+        if self.enforce_limits and not self.accounting:
+            raise UsageError("enforce_limits: limits are kept in the accounting database; give accounting=True as well")
+
 
 SLURM_CONF = """\
 ClusterName={cluster}
@@ -30,10 +65,12 @@ SlurmdDebug=info
 MailProg=/bin/true
 # a new cluster must not give out the job ids of an older one: submitit would find that one's results
 FirstJobId={first_job_id}
-# no cgroups: needs no root, but memory limits are not enforced
+# no cgroups, which need root: a job's memory is looked at once a second, and one over its limit is killed
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 # listen to this machine only
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SwitchType=switch/none
@@ -78,7 +115,8 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePass={root}/munge/munge.sock
 AccountingStoragePort={database_port}
-AccountingStoreFlags=job_comment"""
+AccountingStoreFlags=job_comment
+{enforce}"""
 NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
 
 SLURMDBD_CONF = """\
@@ -97,13 +135,13 @@ StorageLoc=slurm_acct_db
 """
 
 
-def settings(options: Mapping[str, Any], user: str, first_port: int) -> dict[str, Any]:
-    """What the templates need: LocalCluster's options by name, and what is new at every start.
+def settings(options: ClusterOptions, user: str, first_port: int) -> dict[str, Any]:
+    """What the templates need: the options by name, and what is new at every start.
 
     `first_port` is the first of `nodes` + 2 consecutive free ports.
     """
-    nodes = options["nodes"]
-    values = dict(options) | {
+    nodes = options.nodes
+    values = {option.name: getattr(options, option.name) for option in dataclasses.fields(ClusterOptions)} | {
         "user": user,
         "cluster": f"local{secrets.token_hex(4)}",
         "node_names": f"127.0.0.[1-{nodes}]",
@@ -111,9 +149,11 @@ def settings(options: Mapping[str, Any], user: str, first_port: int) -> dict[str
         "last_port": first_port + nodes - 1,
         "controller_port": first_port + nodes,
         "database_port": first_port + nodes + 1,
-        "last_gpu": options["gpus"] - 1,
-        "first_job_id": 1 + int(8 * time.time()) % 60_000_000,  # starts are over 1/8 s apart; at most 67 million
-        "preempt_signal": "SlurmctldParameters=preempt_send_user_signal" if options["preempt_signal"] else "",
+        "last_gpu": options.gpus - 1,
+        "preempt_signal": "SlurmctldParameters=preempt_send_user_signal" if options.preempt_signal else "",
+        "enforce": "AccountingStorageEnforce=limits,qos" if options.enforce_limits else "",
     }
-    values["accounting"] = ACCOUNTING.format(**values) if options["accounting"] else NO_ACCOUNTING
+    if options.first_job_id is None:  # starts are over 1/8 s apart; Slurm counts to 67 million
+        values["first_job_id"] = 1 + int(8 * time.time()) % 60_000_000
+    values["accounting"] = ACCOUNTING.format(**values) if options.accounting else NO_ACCOUNTING
     return values

@@ -1,8 +1,10 @@
-"""Suite `sweep`: what one pass of the reconciler costs when there is nothing left to do.
+"""Suite `sweep`: what the reconciler costs when there is nothing left to do.
 
 A finished sweep is written into a temporary folder (nine tenths grid, one tenth Bayesian trials of three seeds, each
-run with configuration, provenance and result, through genxai.runs) and then reconciled as launch/sweep.py does it:
-* start: `Reconciler(planner, executor)` and its first `run_pass`, everything read and planned anew;
+run with configuration, provenance and result, through genxai.runs; submitted in arrays of a thousand) and reconciled
+as launch/sweep.py does it:
+* scan: `Reconciler(planner, executor)` and its `look`, so every trial planned and every result read anew;
+* pass: the same with a whole `run_pass`: the points selected, the Optuna study rebuilt and its journal written anew;
 * again: a further `run_pass` of the same reconciler;
 * reading: the result.json of every run read once and parsed, and nothing else: what no pass can do without.
 Writing 10,000 runs, each file synced, takes minutes on a disk; TMPDIR=/dev/shm puts them into memory.
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 RUNS, SHORT_RUNS = 10_000, 300
 SEEDS = (0, 1, 2)
+#: runs per submission: MaxArraySize of a cluster that nobody has configured
+ARRAY = 1_000
 #: a pass over ten thousand runs takes seconds
 REPEATS = 3
 #: every so many-th trial is Bayesian
@@ -41,7 +45,7 @@ seeds: {seeds}
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Seconds of a pass per 1,000 runs, and what it is to reading the results only."""
+    """Seconds of a scan and of a pass, and what they are to reading the results only."""
     wanted = SHORT_RUNS if setting.short else RUNS
     with tempfile.TemporaryDirectory(prefix="genxai-benchmark-") as folder:
         planner = make_planner(Path(folder), wanted // len(SEEDS))
@@ -49,6 +53,7 @@ def measure(setting: Setting) -> list[Figure]:
         with setting.progress.task(f"sweep: writing {runs} finished runs", runs) as tick:
             for trial in trials(planner):
                 write_finished(trial, tick)
+        write_submissions(planner)
         return _timed(setting, planner, runs)
 
 
@@ -58,29 +63,41 @@ def _timed(setting: Setting, planner: Planner, runs: int) -> list[Figure]:
 
     executor = LocalRuns(planner.folder, max_parallel=1)
 
-    def start() -> Reconciler:
-        reconciler = Reconciler(planner, executor, note=lambda line: None)
+    def new() -> Reconciler:
+        return Reconciler(planner, executor, note=lambda line: None)
+
+    def whole() -> Reconciler:
+        for cache in (planner.folder.journal, planner.folder.journal_digest, planner.folder.selected):
+            cache.unlink(missing_ok=True)
+        reconciler = new()
         survey, submitted = reconciler.run_pass()
         if submitted or not survey.complete:
             raise RuntimeError(f"the sweep of finished runs is not complete: {submitted} runs were submitted")
         return reconciler
 
-    standing = start()
+    standing = whole()
     files = sorted(planner.folder.path.glob("*/result.json"))
     contenders: dict[str, Callable[[], Any]] = {
-        "start": start,
+        "scan": lambda: new().look(),
+        "pass": whole,
         "again": standing.run_pass,
         "reading": lambda: [json.loads(file.read_bytes()) for file in files],
     }
     repeats = min(setting.repeats, REPEATS)
     with setting.progress.task(f"sweep: passes over {runs} runs", calls(len(contenders), repeats, warm_up=1)) as tick:
         times = alternate(contenders, repeats, tick, warm_up=1, limit=setting.limit)
-    per_thousand = {name: tuple(1000.0 * value / runs for value in values) for name, values in times.items()}
+    names = {
+        "scan": f"scanning and re-planning {runs} finished runs",
+        "pass": "a first pass over them, Optuna study and journal anew",
+        "again": "a further pass",
+    }
+    few = "_short" if setting.short else ""  # targets in seconds are for all the runs
     return [
-        Figure("sweep/start", f"first pass over {runs} finished runs, per 1,000", "s", per_thousand["start"]),
-        Figure("sweep/again", "a further pass, per 1,000 runs", "s", per_thousand["again"]),
-        ratio("sweep/reading", "first pass, of reading every result once", times["start"], times["reading"]),
-        ratio("sweep/again_reading", "a further pass, of the same", times["again"], times["reading"]),
+        *(Figure(f"sweep/{part}{few}", name, "s", tuple(times[part])) for part, name in names.items()),
+        *(
+            ratio(f"sweep/{part}_reading", f"{part}, of reading every result", times[part], times["reading"])
+            for part in names
+        ),
     ]
 
 
@@ -129,3 +146,14 @@ def write_finished(trial: Trial, tick: Callable[[], None]) -> None:
         }
         write_json(run.result_file, result)
         tick()
+
+
+def write_submissions(planner: Planner) -> None:
+    """The records of the arrays in which a cluster was given the runs, long gone."""
+    from launch.plan import wanted_runs
+    from launch.submissions import intend, submitted
+
+    names = list(wanted_runs(trials(planner)))
+    for number, start in enumerate(range(0, len(names), ARRAY)):
+        record = intend(planner.folder, "slurm", [(name, 0) for name in names[start : start + ARRAY]])
+        submitted(planner.folder, record, [f"{number}_{index}" for index in range(len(record.signatures))])

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from genxai.errors import CheckpointError, GenxaiError
-from genxai.runs import canonical_json, make_folder, read_json, sync_folder, write_atomic
+from genxai.runs import canonical_json, read_json, sync_folder, write_atomic
 
 State = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def publish(folder: Path, step: int, state: State) -> Path:
 
 def publish_flat(folder: Path, step: int, flat: Flat) -> Path:
     """`publish` for a state that has been taken apart."""
-    make_folder(folder)
+    folder.mkdir(exist_ok=True)  # not its parents: a run that was removed shall not come back as a part of itself
     _sweep(folder)  # first: what a killed writer left behind may be what fills the disk
     target = folder / f"step-{step:09d}"
     before = _published(folder)
@@ -146,8 +146,10 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def latest(folder: Path) -> tuple[State, Path] | None:
+def latest(folder: Path, objection: Callable[[State], str] = lambda state: "") -> tuple[State, Path] | None:
     """The newest intact checkpoint and where it lies; damaged ones are named in the log and passed over.
+
+    objection: why a state that is intact cannot be used all the same; empty if it can.
 
     None when nothing has been published. Raises CheckpointError when checkpoints exist and none is intact, and OSError
     when they cannot be read: a disk that does not answer is no reason to start over.
@@ -155,11 +157,14 @@ def latest(folder: Path) -> tuple[State, Path] | None:
     candidates = _published(folder)
     for candidate in candidates:
         try:
-            return _read(candidate), candidate
+            state = _read(candidate)
+            if not (reason := objection(state)):
+                return state, candidate
+            log.warning("checkpoint skipped: %s: %s", candidate, reason)
         except (GenxaiError, ValueError, FileNotFoundError, NotADirectoryError) as problem:
             log.warning("checkpoint skipped: %s", problem)
     if candidates:
-        raise CheckpointError(f"{folder}: none of the {len(candidates)} checkpoints is intact")
+        raise CheckpointError(f"{folder}: none of the {len(candidates)} checkpoints is usable")
     return None
 
 

@@ -58,9 +58,10 @@ class Loop:
             terms = joint_step(self.experiment, state.step, self.ledger)
             self.meter.update(state.step, terms)
             state.step += 1
+            self.tick()
             if state.step % self.experiment.config.run.log_every == 0:
                 self._report()
-            self.reporter.passed(state.step)
+            self.reporter.passed()
             epoch, within = divmod(state.step, self.experiment.draws.steps_per_epoch)
             if within == 0 and (epoch % train.eval_every == 0 or state.step == self.experiment.steps):
                 self._evaluate(epoch)
@@ -80,11 +81,12 @@ class Loop:
 
     def _report(self) -> None:
         losses = self.meter.drain()
-        self.reporter.update(self.state.step, losses)
+        self.reporter.update(losses)
         self.experiment.accelerator.log(losses, step=self.state.step)
         self._write_ledger()
 
     def _write_ledger(self) -> None:
+        self._require()
         records = self.processes.collect(self.ledger.drain())
         if self.processes.first and records:
             append_jsonl(self.run.ledger_file, *in_order(records))
@@ -97,6 +99,7 @@ class Loop:
         found = [evaluate_split(classifier, experiment, split) for split in VALIDATION_SPLITS]
         records = dict(zip((*VALIDATION_SPLITS, "generator"), [*found, evaluate_generator(experiment)], strict=True))
         self.tick()
+        self._require()
         if self.processes.first:
             lines = (self._record(epoch, split, values) for split, values in records.items())
             append_jsonl(self.run.metrics_file, *lines)
@@ -122,6 +125,10 @@ class Loop:
             **plain,
             "seconds": round(self.state.seconds, 3),
         }
+
+    def _require(self) -> None:
+        if self.processes.first:
+            self.run.require()
 
     def _save_is_due(self) -> bool:
         return time.monotonic() >= self._next_save

@@ -21,6 +21,7 @@ from torch import Tensor
 from genxai.errors import NonFiniteError
 from genxai.runs import Run
 from genxai.training.parallel import Processes
+from genxai.training.resume import LoopState
 
 #: seconds between updates of progress.json
 INTERVAL = 1.0
@@ -67,18 +68,21 @@ class LossMeter:
 
 
 class Reporter:
-    """Shows the losses, images per second and time left of one run; `silent` for all its processes but the first."""
+    """Shows the losses, images per second and time left of one run; `silent` for all its processes but the first.
+
+    While it is entered, progress.json follows `state`: the next start counts what a kill has lost from it.
+    """
 
     def __init__(
-        self, run: Run, steps: int, first_step: int, images_per_step: int, show: bool, silent: bool = False
+        self, run: Run, state: LoopState, steps: int, images_per_step: int, show: bool, silent: bool = False
     ) -> None:
-        self.run, self.steps, self.images_per_step, self.silent = run, steps, images_per_step, silent
+        self.run, self.state, self.steps, self.images_per_step, self.silent = run, state, steps, images_per_step, silent
         show = show and not silent
         self._console = Console(file=sys.stderr)
         self._bar = self._make_bar() if show and self._console.is_terminal else None
         self._task = self._bar.add_task(run.signature, total=steps, losses="") if self._bar else None
         self._lines = show and self._bar is None
-        self._started = (time.monotonic(), first_step)
+        self._started = (time.monotonic(), state.step)
         self._written = self._printed = 0.0
 
     def _make_bar(self) -> Progress:
@@ -93,6 +97,7 @@ class Reporter:
         )
 
     def __enter__(self) -> Reporter:
+        self._publish()  # at once: what earlier starts have lost is in no checkpoint yet
         if self._bar:
             self._bar.start()
         return self
@@ -100,24 +105,25 @@ class Reporter:
     def __exit__(self, *exception: object) -> None:
         if self._bar:
             self._bar.stop()
+        self._publish()
 
-    def passed(self, step: int) -> None:
-        """Note a finished step for others to see, now and then; what a kill loses is counted from it."""
-        if not self.silent and time.monotonic() - self._written > INTERVAL:
-            self._publish(step, *self._pace(step))
+    def passed(self) -> None:
+        """Note a finished step for others to see, now and then."""
+        if time.monotonic() - self._written > INTERVAL:
+            self._publish()
 
-    def _pace(self, step: int) -> tuple[float, float | None]:
+    def _pace(self) -> tuple[float, float | None]:
         """Images per second since this start, and seconds left (None before the first step)."""
-        elapsed, done = time.monotonic() - self._started[0], step - self._started[1]
+        elapsed, done = time.monotonic() - self._started[0], self.state.step - self._started[1]
         speed = done * self.images_per_step / elapsed if elapsed > 0 else 0.0
-        return speed, ((self.steps - step) * elapsed / done if done else None)
+        return speed, ((self.steps - self.state.step) * elapsed / done if done else None)
 
-    def update(self, step: int, losses: dict[str, float]) -> None:
+    def update(self, losses: dict[str, float]) -> None:
         """Tell how far the run is; `losses` are means since the last call."""
         if self.silent:
             return
-        now = time.monotonic()
-        speed, left = self._pace(step)
+        now, step = time.monotonic(), self.state.step
+        speed, left = self._pace()
         text = _describe(losses, speed)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, losses=text)
@@ -126,7 +132,7 @@ class Reporter:
             eta = f"eta {left:.0f} s" if left is not None else "eta unknown"
             self._console.print(f"step {step}/{self.steps} {eta} {text}", highlight=False, soft_wrap=True)
         if now - self._written > INTERVAL or step == self.steps:
-            self._publish(step, speed, left)
+            self._publish()
 
     def say(self, message: str) -> None:
         """A line worth keeping: to the terminal if shown, and to log.txt."""
@@ -138,21 +144,27 @@ class Reporter:
         elif self._lines:
             self._console.print(message, highlight=False, soft_wrap=True)
 
-    def _publish(self, step: int, speed: float, left: float | None) -> None:
+    def _publish(self) -> None:
+        if self.silent:
+            return
         self._written = time.monotonic()
-        # for eyes only: renamed so that no reader sees half of it, not fsynced since losing it harms nobody
+        speed, left = self._pace()
         record = {
-            "step": step,
+            "step": self.state.step,
             "steps": self.steps,
+            "seconds": round(self.state.seconds, 3),
+            "steps_redone": self.state.steps_redone,
             "images_per_second": round(speed, 1),
             "eta_seconds": None if left is None else round(left, 1),
             "updated": time.time(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        temporary = self.run.path / f".progress.{os.getpid()}"
-        temporary.write_text(json.dumps(record))
-        temporary.replace(self.run.progress_file)
+        # for eyes only: renamed so that no reader sees half of it, but not fsynced; a full disk is no reason to fail
+        with contextlib.suppress(OSError):
+            temporary = self.run.path / f".progress.{os.getpid()}"
+            temporary.write_text(json.dumps(record))
+            temporary.replace(self.run.progress_file)
 
 
 #: the terms a person watches, and what the equations call them

@@ -16,7 +16,7 @@ from genxai.config import Config
 from genxai.configfile import dotted_keys, get_dotted, shortened
 from genxai.data import fingerprint
 from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError
-from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
+from genxai.runs import PATIENCE, Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
 from genxai.training import checkpoints, resume
 from genxai.training.backends.choose import choose_backend
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
@@ -29,8 +29,6 @@ from genxai.training.resume import LoopState
 from genxai.training.stopping import StopFlag, listening
 
 log = logging.getLogger(__name__)
-#: how long to wait for a lock that a status command may be probing [s]
-PATIENCE = 3.0
 
 
 class Outcome(enum.StrEnum):
@@ -84,10 +82,9 @@ class _FailedAlone(GenxaiError):
 def _held(run: Run, processes: Processes) -> Iterator[bool]:
     """The run's lock, taken by the first process for all; yields whether it could be had."""
     with contextlib.ExitStack() as stack:
-        acquired = False
-        deadline = time.monotonic() + PATIENCE
-        while processes.first and not (acquired := stack.enter_context(run.lock())) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        acquired = processes.first and stack.enter_context(run.lock(PATIENCE))
+        if acquired:
+            run.remove_leftovers()
         yield processes.share(acquired)
         processes.wait()  # the lock outlives the last thing that any of them reads
 
@@ -99,21 +96,22 @@ def _train(
     if state_of_run is State.DONE:
         return Outcome.DONE
     if state_of_run is State.FAILED and processes.first:
-        append_jsonl(run.failures_file, read_json(run.failed_file))
+        failure = read_json(run.failed_file)
+        if read_jsonl(run.failures_file)[-1:] != [failure]:  # as it is after a kill between these lines
+            append_jsonl(run.failures_file, failure)
         run.failed_file.unlink()
     torch.set_num_threads(config.train.threads)
     with logging_to(run.log_file) if processes.first else contextlib.nullcontext():
-        step = 0
+        step, device = 0, None
         try:
             experiment = build(config, backend, run.trackers)
+            device = experiment.device.type
             state = resume.restore(run, experiment)
             if processes.first:
                 _note_start(run, experiment, state)
             experiment.accelerator.init_trackers("genxai", config=_flat(config))
             images = config.train.batch_size * (config.objective.n_critic + 2)
-            with Reporter(
-                run, experiment.steps, state.step, images, show_progress, silent=not processes.first
-            ) as reporter:
+            with Reporter(run, state, experiment.steps, images, show_progress, silent=not processes.first) as reporter:
                 loop = Loop(run, experiment, state, stop, reporter)
                 try:
                     finished = loop.fit()
@@ -126,16 +124,18 @@ def _train(
                     return Outcome.STOPPED
                 return Outcome.DONE if _finish(run, loop) else Outcome.STOPPED
         except NonFiniteError as error:  # on every process alike
-            return _record_failure(run, error, step) if processes.first else Outcome.FAILED
+            return _record_failure(run, error, step, device) if processes.first else Outcome.FAILED
         except (GenxaiError, KeyboardInterrupt):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 log.error("ended at step %d: %s", step, error)
                 raise
+            if processes.first:
+                run.require()  # where the directory is gone, that is what went wrong
             if processes.count > 1 and is_lost_peer(error):
                 raise
-            outcome = _record_failure(run, error, step)
+            outcome = _record_failure(run, error, step, device)
             if processes.count > 1:
                 raise _FailedAlone(
                     f"process {processes.rank} failed: {shortened(str(error))}; see {run.failed_file}"
@@ -144,10 +144,13 @@ def _train(
 
 
 def _note_start(run: Run, experiment: Experiment, state: LoopState) -> None:
-    """Append to provenance.jsonl and count what a kill has lost since the checkpoint."""
+    """Append to provenance.jsonl; count what a kill has lost since the checkpoint, and the time that it took."""
     starts = read_jsonl(run.provenance_file)
-    reached = run.progress().get("step", 0) if starts else 0
-    state.steps_redone += max(0, int(reached) - state.step)
+    if starts:
+        seen = run.progress()  # several kills may have come since the checkpoint: what it counts may be older
+        lost = max(0, int(seen.get("step", 0)) - state.step)
+        state.steps_redone = max(state.steps_redone, int(seen.get("steps_redone", 0))) + lost
+        state.seconds = max(state.seconds, seen.get("seconds", 0.0))
     line = describe_start(experiment, state.step, len(starts))
     append_jsonl(run.provenance_file, line)
     log.info("start %d at step %d of %d on %s", len(starts), state.step, experiment.steps, line["device"])
@@ -192,16 +195,18 @@ def _finish(run: Run, loop: Loop) -> bool:
         "reference_groups_missing": experiment.reference.missing_groups,
         "selected_on": "val/accuracy",
     }
+    run.require()
     write_json(run.result_file, result)
     loop.reporter.say("done: " + " ".join(f"{name} {metrics[name]:.3f}" for name in ("val/accuracy", "test/accuracy")))
 
     return True
 
 
-def _record_failure(run: Run, error: Exception, step: int) -> Outcome:
+def _record_failure(run: Run, error: Exception, step: int, device: str | None) -> Outcome:
     text = "".join(traceback.format_exception(error))
     log.error("failed at step %d: %s", step, text)
-    record = {"exception": type(error).__name__, "message": str(error), "step": step, "time": time.time()}
+    name, message = type(error).__name__, str(error)
+    record = {"exception": name, "message": message, "step": step, "device": device, "time": time.time()}
     if isinstance(error, NonFiniteError):
         record |= {"term": error.term, "step": error.step}
     # a message meant for people needs no traceback to be understood

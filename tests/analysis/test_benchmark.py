@@ -82,7 +82,7 @@ def test_the_table_says_what_is_met_and_names_the_machine() -> None:
     figures = [
         Figure("loop/bare", "speed", "x", (0.96, 0.97, 0.98)),
         Figure("loop/overhead", "overhead", "x", (1.2,)),
-        Figure("sweep/start", "first pass", "s", (0.02,)),
+        Figure("sweep/pass", "first pass", "s", (0.02,)),
     ]
     marks = {"loop/bare": floors.Mark(better="higher", target=0.95), "loop/overhead": _lower()}
     lines = report.table(figures, marks, MACHINE, "core on tiny").splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import local_cluster
 import pytest
 from local_cluster import LocalCluster, main
 from local_processes import ClusterError, Process, end_processes, processes_with
+
+from genxai.errors import UsageError
 
 COMMAND = [sys.executable, local_cluster.__file__]
 Until = Callable[[Callable[[], object], float, str], None]
@@ -188,6 +191,88 @@ def test_the_command_starts_says_that_it_runs_shows_it_and_stops_twice(
     assert main(["stop", folder]) == 0
     assert capfd.readouterr().out == f"stopped: {folder}\nnot running: {folder}\n"
     assert main(["status", folder]) == 1
+
+
+#: local_cluster.py's command after root has become somebody else, who may not be able to read root's Python
+AS_USER = """\
+import os, pwd, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import local_cluster
+user = pwd.getpwnam(sys.argv[2])
+os.setgroups([]), os.setgid(user.pw_gid), os.setuid(user.pw_uid)
+sys.exit(local_cluster.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; as another one all tests show this")
+def test_a_user_who_is_not_root_starts_a_cluster_runs_a_job_and_stops_it(cluster_folder: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.chown(cluster_folder, nobody.pw_uid, nobody.pw_gid)
+    cluster = LocalCluster(cluster_folder, nodes=2)
+    environment = os.environ | {"USER": "nobody", "LOGNAME": "nobody", "HOME": str(cluster_folder)}
+
+    def command(action: str) -> None:
+        run = [sys.executable, "-c", AS_USER, local_cluster.__file__, "nobody", action, str(cluster_folder)]
+        done = subprocess.run([*run, "--nodes", "2"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    try:
+        command("start")
+        owners = {Path(f"/proc/{daemon.pid}").stat().st_uid for daemon in cluster.daemons().values()}
+        assert cluster.is_running() and owners == {nobody.pw_uid}
+        who = subprocess.run(
+            ["srun", "-N2", "--gres=gpu:1", "id", "-un"],
+            env=environment | cluster.environment(),
+            cwd="/",
+            user=nobody.pw_uid,
+            group=nobody.pw_gid,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert who.stdout.split() == ["nobody", "nobody"], who.stderr
+        command("stop")
+        assert processes_of(cluster) == []
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.slurm
+def test_a_crashed_node_is_back_after_a_restart_and_its_job_is_run_again(
+    cluster_folder: Path, tmp_path: Path, until: Until
+) -> None:
+    with LocalCluster(cluster_folder, nodes=2) as cluster:
+        job = submit(cluster, tmp_path, "echo $SLURMD_NODENAME; test $SLURM_RESTART_COUNT || sleep 600", "--requeue")
+        out = tmp_path / "out-4294967294"  # %a of a job that is no array
+        until(lambda: out.exists() and out.read_text(), 20, "the job runs")
+        (node,) = out.read_text().split()
+        before = processes_of(cluster)
+        cluster.crash_node(node)
+        assert [one for one in before if not one.alive()]
+        cluster.output("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=crashed")
+        until(lambda: "BeginTime" in cluster.output("squeue", "-h", "-j", job, "-o", "%r"), 30, "the job is requeued")
+        cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
+        until(lambda: not cluster.output("squeue", "-h", "-j", job), 30, "it has ended")
+        assert out.read_text().split() == [cluster.node_names[1]]
+        cluster.restart_node(node)
+        cluster.output("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        until(lambda: set(cluster.node_states().values()) == {"idle"}, 30, "the node is back")
+
+
+@pytest.mark.slurm
+def test_a_step_that_takes_more_memory_than_its_job_asked_for_is_killed(
+    slurm_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    greedy = "import time; it = b'x' * 300_000_000; time.sleep(30)"
+    with pytest.raises(ClusterError, match="exceeded memory limit"):
+        slurm_cluster.output("srun", "--mem=100M", sys.executable, "-c", greedy)
+
+
+def test_limits_without_accounting_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give accounting=True"):
+        LocalCluster(tmp_path, enforce_limits=True)
 
 
 @pytest.mark.slurm

@@ -123,7 +123,7 @@ def test_preempted_runs_save_are_requeued_by_slurm_and_go_on_where_they_stopped(
 
 def test_a_run_of_two_tasks_finds_itself_and_is_preempted_and_requeued_as_one(sweep: Sweep, until: Until) -> None:
     """srun starts the processes: no torchrun. Both save at the same step, and rank 0 alone requeues the job."""
-    tasks = ("--profile-set", "tasks=2", "--profile-set", "nodes=2")
+    tasks = ("--profile", "tasks=2", "--profile", "nodes=2")
     (sweep.folder / "two.yaml").write_text(SWEEP.replace("[0.0, 0.1]", "[0.1]"))
     with sweep.reconciler("train.epochs=3", *tasks) as reconciler:
         until(
@@ -140,7 +140,7 @@ def test_a_run_of_two_tasks_finds_itself_and_is_preempted_and_requeued_as_one(sw
 
 def test_a_profile_whose_backend_cannot_train_the_runs_is_refused_before_anything_is_submitted(sweep: Sweep) -> None:
     before = sweep.jobs()
-    with sweep.reconciler("--profile-set", "accelerate=zero3") as refused:
+    with sweep.reconciler("--profile", "accelerate=zero3") as refused:
         said, _ = refused.communicate(timeout=60)
     assert refused.returncode == 2 and "cannot be differentiated twice" in said
     assert sweep.jobs() == before
@@ -151,7 +151,7 @@ def test_a_detached_reconciler_that_is_sent_sigterm_is_requeued_and_ends_the_swe
         lines = sweep.cluster.output("squeue", "-h", "-n", name, "-o", f"%i {what}").splitlines()
         return lines[0] if lines else ""
 
-    with sweep.reconciler("--detach", "--profile-set", "signal_delay_s=10") as command:
+    with sweep.reconciler("--detach", "--profile", "signal_delay_s=10") as command:
         said, _ = command.communicate(timeout=60)
     assert command.returncode == 0, said
     records = [read_json(file) for file in (sweep.runs / "two" / "submissions").glob("*.json")]
@@ -167,7 +167,7 @@ def test_a_detached_reconciler_that_is_sent_sigterm_is_requeued_and_ends_the_swe
 
 def test_a_refused_partition_is_one_message_and_no_attempt(sweep: Sweep) -> None:
     for _ in range(3):
-        with sweep.reconciler("--profile-set", "partition=nowhere") as refused:
+        with sweep.reconciler("--profile", "partition=nowhere") as refused:
             said, _ = refused.communicate(timeout=60)
         assert refused.returncode == 1 and "Traceback" not in said
         assert "sbatch refused the submission" in said and "partition" in said.splitlines()[-1]

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import stat
 import subprocess
@@ -10,13 +9,7 @@ from pathlib import Path
 import pytest
 
 from genxai.errors import GenxaiError, UsageError
-from genxai.runs import append_jsonl, write_json
-from launch import cli, status, sweep
-from launch.outcomes import write_selection
-from launch.submissions import intend
-from launch.survey import Surveyor
-from launch.sweepdir import SweepDir
-from launch.sweepfile import dump_sweep
+from launch import cli, sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -199,84 +192,3 @@ def test_runs_come_from_the_option_the_environment_or_the_current_folder(monkeyp
     monkeypatch.setenv("GENXAI_RUNS", "/elsewhere")
     assert cli.runs_folder(None) == Path("/elsewhere")
     assert cli.runs_folder(Path("here")) == tmp_path / "here"
-
-
-def test_status_shows_counts_best_failures_and_the_end_of_their_logs(make_planner, finish, tmp_path, capsys):
-    planner = make_planner("bayes.points=0")
-    trials = planner.grid()
-    for planned in trials[0].runs:
-        finish(planned, accuracy=0.75)
-    bad = trials[1].runs[0]
-    bad.run.plan(bad.config)
-    append_jsonl(bad.run.provenance_file, {"resumed_from_step": 0})
-    for _ in range(2):
-        append_jsonl(bad.run.failures_file, {"exception": "ValueError", "message": "broken", "step": 4})
-    write_json(bad.run.failed_file, {"exception": "ValueError", "message": "broken", "step": 4})
-    bad.run.log_file.write_text("first\nlast words\n")
-
-    survey = Surveyor(planner).look({t.number: t for t in trials}, {}, ())
-    write_selection(planner.folder, planner.sweep, list(survey.outcomes.values()))
-    planner.folder.definition.write_text(dump_sweep(planner.sweep.definition))
-
-    assert status.main([str(tmp_path / "runs"), "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["sweeps"]
-    assert (told["total"], told["counts"]["done"], told["counts"]["failed"], told["counts"]["missing"]) == (8, 2, 1, 5)
-    assert told["failures"][0]["reason"] == "ValueError: broken at step 4 (3 times)"
-    assert told["failures"][0]["last_lines"] == ["first", "last words"]
-    assert abs(told["hours"] - 0.02) < 1e-9 and "val/accuracy 0.7500" in told["best"]
-
-    assert status.main([str(tmp_path / "runs")]) == 0
-    shown = capsys.readouterr().out
-    assert "last words" in shown and "lambda_gp=1" in shown
-
-
-def test_pictures_are_those_of_the_selected_points_first_seed_else_of_the_latest_done_run(
-    make_planner, finish, tmp_path, monkeypatch, capsys
-):
-    def told() -> str:
-        assert status.main(["runs", "--pictures"]) == 0
-        out = capsys.readouterr().out
-        return out[out.rindex("\n", 0, out.index("pictures ")) + 1 :].rstrip()
-
-    monkeypatch.chdir(tmp_path)
-    planner = make_planner("bayes.points=0")
-    trials = planner.grid()
-    for number, accuracy in ((0, 0.9), (1, 0.7)):
-        for planned in trials[number].runs:
-            finish(planned, accuracy=accuracy)
-    assert told().startswith("no pictures yet")
-    for number in (0, 1):
-        for planned in trials[number].runs:
-            planned.run.pictures.mkdir()
-            for name in ("samples-0010.png", "samples-0020.png", "attribution-0020.png"):
-                (planned.run.pictures / name).touch()
-    os.utime(trials[1].runs[1].run.result_file, (2e9, 2e9))
-
-    def line(run) -> str:
-        folder = run.pictures.relative_to(tmp_path)
-        return f"pictures of s:\n  {folder}/attribution-0020.png\n  {folder}/samples-0020.png"
-
-    assert told() == line(trials[1].runs[1].run)
-    survey = Surveyor(planner).look({t.number: t for t in trials}, {}, ())
-    write_selection(planner.folder, planner.sweep, list(survey.outcomes.values()))
-    assert told() == line(trials[0].runs[0].run)
-
-
-def test_status_of_nothing_and_of_no_folder(tmp_path, capsys):
-    assert status.main([str(tmp_path)]) == 0 and "no runs yet" in capsys.readouterr().out
-    assert status.main([str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
-
-
-def test_status_takes_its_folder_with_or_without_the_option(tmp_path, capsys):
-    for words in ([str(tmp_path)], ["--runs", str(tmp_path)]):
-        assert status.main(words) == 0 and str(tmp_path) in capsys.readouterr().out.replace("\n", "")
-    assert status.main([str(tmp_path), "--runs", str(tmp_path)]) == 2
-
-
-def test_status_changes_nothing(make_planner, finish, tmp_path):
-    planner = make_planner()
-    finish(planner.grid()[0].runs[0])
-    intend(SweepDir(tmp_path / "runs" / "s"), "local", [("0" * 12, 0)])
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
-    status.main([str(tmp_path / "runs"), "--json"])
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")} == before

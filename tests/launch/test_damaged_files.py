@@ -97,7 +97,7 @@ def test_a_damaged_sweep_definition_only_hides_how_many_runs_are_wanted(look, vi
 def test_a_damaged_selection_is_no_selection(look, victim, content):
     (victim.path.parent / "selected.yaml").write_bytes(content)
     told, _ = look()
-    assert told["best"] == "" and told["counts"]["done"] == 1
+    assert told["best"] is None and told["counts"]["done"] == 1
 
 
 @pytest.mark.parametrize("content", [*GARBAGE, b'{"nonce": 3}', b'{"nonce": "a", "created": []}'])

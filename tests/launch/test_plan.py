@@ -1,9 +1,12 @@
+import random
 import shutil
+
+import pytest
 
 from genxai.runs import write_json
 from launch.attempts import Live, Status
-from launch.outcomes import outcome, pareto_front, scaled_sums, select
-from launch.plan import wanted_runs
+from launch.outcomes import non_dominated, outcome, pareto_front, scaled_sums, select
+from launch.plan import remembered, wanted_runs
 from launch.survey import Surveyor, affordable
 
 
@@ -44,6 +47,50 @@ def test_one_of_the_k_directories_recovers_a_bayesian_trial(make_planner):
         planned.run.plan(planned.config)
     shutil.rmtree(trial.runs[0].run.path)
     assert planner.recover() == {5: trial}
+
+
+def test_a_bayesian_trial_is_recovered_by_a_seed_that_the_sweep_no_longer_wants(make_planner):
+    point = {"objective.lambda_gp": 2.5, "objective.lambda_bias": 0.031}
+    old = make_planner().trial(5, "bayes", point)
+    old.runs[1].run.plan(old.runs[1].config)
+    planner = make_planner("seeds=[7, 8]")
+    assert planner.recover() == {5: planner.trial(5, "bayes", point)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("trial: 5", "trial: -5"),
+        ("trial: 5", "trial: [5"),
+        ("trial: 5", "trial: five"),
+        ("stage: bayes", "stage: grid"),
+        ("lambda_gp: 2.5", "lambda_gp: -2.5"),
+        ("lambda_gp: 2.5", "lambda_pg: 2.5"),
+        ("seed: 0", "seed: 1"),
+        ("origin:", "origin: " + "[" * 5000),
+        ("origin:", "# " + "x" * 20_000 + "\norigin:"),
+    ],
+)
+def test_a_configuration_that_no_trial_of_today_has_is_no_memory_of_one(make_planner, old, new):
+    planner = make_planner()
+    planned = planner.trial(5, "bayes", {"objective.lambda_gp": 2.5, "objective.lambda_bias": 0.031}).runs[0]
+    planned.run.plan(planned.config)
+    head, origin, tail = planned.run.config_file.read_text().rpartition("\norigin:")
+    text = head.replace(old, new) + (origin + tail).replace(old, new)
+    assert text != head + origin + tail
+    planned.run.config_file.write_text(text)
+    assert planner.recover() == {}
+
+
+def test_a_run_that_the_grid_knows_is_skipped_by_its_name(make_planner, finish):
+    planner = make_planner()
+    grid = planner.grid()
+    for trial in grid:
+        for planned in trial.runs:
+            finish(planned)
+    known = {planned.signature for trial in grid for planned in trial.runs}
+    assert {signature for signature, _ in remembered(planner.folder)} == known
+    assert list(remembered(planner.folder, known)) == []
 
 
 def test_runs_of_another_definition_in_the_same_folder_are_left_alone(make_planner):
@@ -117,6 +164,18 @@ def test_the_pareto_front_and_the_stated_rule(make_planner, complete):
     assert select(outcomes[:2], objectives).trial.number == 0  # a tie
 
 
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_the_front_is_what_nothing_dominates_whatever_the_number_of_objectives_and_ties(objectives):
+    values = random.Random(objectives)
+    for size in [0, 1, *[40] * 60]:
+        levels = values.choice([2, 5, 1000])  # few levels: ties in one coordinate, and whole points twice
+        points = [tuple(values.randrange(levels) / 7 - 1 for _ in range(objectives)) for _ in range(size)]
+        expected = {
+            p for p in points if not any(all(a >= b for a, b in zip(q, p, strict=True)) and q != p for q in points)
+        }
+        assert non_dominated(points) == expected
+
+
 def test_equal_trials_share_the_front_and_a_minimised_objective_is_turned_round(make_planner, complete):
     planner = make_planner(
         "objectives=[{metric: val/loss, direction: minimize}, {metric: val/accuracy, direction: maximize}]"
@@ -143,6 +202,35 @@ def test_totals_follow_the_files(make_planner, finish):
     survey = look(planner)
     assert (survey.total, survey.count(Status.DONE), survey.count(Status.MISSING)) == (14, 1, 13)
     assert abs(survey.hours_to_come - 13 * 0.01) < 1e-12 and not survey.complete
+
+
+def test_an_edited_and_a_removed_result_are_noticed_by_a_reconciler_that_has_read_them(make_planner, finish):
+    planner = make_planner()
+    trial = planner.grid()[0]
+    for planned in trial.runs:
+        finish(planned, accuracy=0.5)
+    surveyor = Surveyor(planner)
+    assert surveyor.look({0: trial}, {}, ()).outcomes[0].means[0] == 0.5
+    file = trial.runs[0].run.result_file
+    file.write_text(file.read_text().replace('"val/accuracy": 0.5', '"val/accuracy": 0.7'))
+    assert abs(surveyor.look({0: trial}, {}, ()).outcomes[0].means[0] - 0.6) < 1e-12
+    file.unlink()
+    survey = surveyor.look({0: trial}, {}, ())
+    assert survey.outcomes[0].state == "open"
+    assert survey.reports[trial.runs[0].signature].status is Status.MISSING
+
+
+def test_a_survey_with_one_before_it_looks_at_added_trials_only_and_says_the_same(make_planner, finish):
+    planner = make_planner()
+    trials = {trial.number: trial for trial in planner.grid()}
+    finish(trials[0].runs[0])
+    surveyor = Surveyor(planner)
+    before = surveyor.look(trials, {}, ())
+    trials[4] = planner.trial(4, "bayes", {"objective.lambda_gp": 2.5, "objective.lambda_bias": 0.031})
+    finish(trials[4].runs[1])
+    assert surveyor.look(trials, {}, (), before) == surveyor.look(trials, {}, ())
+    finish(trials[0].runs[1])  # later than `before`
+    assert surveyor.look(trials, {}, (), before).outcomes[0].state == "open"
 
 
 def test_outcome_of_an_unfinished_trial_has_no_means(make_planner):

@@ -1,8 +1,7 @@
-import optuna
 import pytest
 
 from launch.outcomes import Outcome
-from launch.search import may_propose, propose, sampler_seed, write_journal
+from launch.search import may_propose, propose, sampler_seed
 
 
 @pytest.fixture
@@ -68,19 +67,3 @@ def test_a_failed_trial_does_not_stop_the_search(told):
     planner, outcomes = told()
     outcomes[2] = Outcome(outcomes[2].trial, "failed", reasons=("no",))
     assert set(propose(planner.sweep, outcomes, 5)) == set(planner.sweep.definition.space)
-
-
-def test_the_journal_loads_in_optuna_with_values_states_and_exact_points(told):
-    planner, outcomes = told()
-    outcomes[2] = Outcome(outcomes[2].trial, "failed", reasons=("seed 0: no",))
-    outcomes.append(Outcome(planner.trial(5, "bayes", {**outcomes[4].trial.point, "objective.lambda_gp": 7.0}), "open"))
-    write_journal(planner.folder, planner.sweep, outcomes)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(planner.folder.journal)))
-    study = optuna.load_study(study_name="s", storage=storage)
-    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "RUNNING"]
-    assert study.trials[1].values == list(outcomes[1].means)
-    assert '"objective.lambda_bias": 0.0' in study.trials[0].user_attrs["point"]
-    assert study.trials[2].user_attrs["reasons"] == "seed 0: no"
-    assert study.metric_names == ["val/accuracy", "val/ssim_align"]
-    leftovers = [file.name for file in planner.folder.path.iterdir() if "journal" in file.name]
-    assert sorted(leftovers) == [".optuna-journal.digest", "optuna-journal.log"]

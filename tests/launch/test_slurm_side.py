@@ -9,7 +9,8 @@ from genxai.errors import UsageError
 from launch import slurm, sweep
 from launch.attempts import Live, Status
 from launch.executors import SlurmRuns
-from launch.profiles import Profile, load_profile, profile_names, slurm_parameters
+from launch.profiles import Profile, chosen_profile, load_profile, profile_names, slurm_parameters
+from launch.reconciler import Reconciler
 from launch.sbatch import submission_environment
 from launch.submissions import intend, read_submissions
 
@@ -51,10 +52,37 @@ def test_a_machine_of_no_cluster_is_one_message_that_names_the_ways_out(fake_slu
     fake_slurm.refuse(
         "squeue", "squeue: error: no such host\nsqueue: fatal: Could not establish a configuration source"
     )
-    assert sweep.main([str(sweep_file), "--cluster", "slurm", "--dry-run", "--runs", str(tmp_path / "runs")]) == 1
+    assert sweep.main([str(sweep_file), "--cluster", "slurm", "--runs", str(tmp_path / "runs")]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "does not reach a Slurm controller (squeue: Could not establish" in said
     assert "--cluster local" in said and "slurm/local_cluster.py" in said
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_slurm_a_dry_run_prints_the_plan_and_that_nobody_knows_what_is_queued(
+    fake_slurm, sweep_file, tmp_path, capsys, monkeypatch, installed
+):
+    fake_slurm.refuse("squeue", "squeue: error: no such host")
+    if not installed:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    assert sweep.main([str(sweep_file), "--cluster", "slurm", "--dry-run", "--runs", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert "nobody knows what is queued" in said and "8 runs to submit as 1 Slurm array of up to 8 jobs" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_profile_is_one_name_and_any_number_of_overrides(tmp_path):
+    chosen = chosen_profile(["time=8:00:00", "a6000", "env.NCCL_DEBUG=INFO", "env.DEBUG=yes", "partition=p"])
+    assert (chosen.gres, chosen.time, chosen.partition) == ("gpu:a6000:1", 480, "p")
+    assert chosen.env == {"NCCL_DEBUG": "INFO", "DEBUG": "yes"}
+    assert chosen_profile(["mem=1G"]).gres == "gpu:1"  # of the default, gpu
+    with pytest.raises(UsageError, match="expected one profile, got 'a6000' and 'local'"):
+        chosen_profile(["a6000", "local"])
+
+
+def test_a_profile_is_no_option_of_local_runs(sweep_file, tmp_path, capsys):
+    assert sweep.main([str(sweep_file), "--runs", str(tmp_path), "--profile", "time=60"]) == 2
+    assert "--profile is for --cluster slurm" in capsys.readouterr().err
 
 
 def test_an_unknown_profile_names_the_nearest():
@@ -85,6 +113,22 @@ def test_a_round_is_one_array_and_a_longer_one_is_cut_to_what_the_cluster_accept
     script = next((planner.folder.jobs / records[0].nonce).glob("*submission.sh")).read_text()
     assert "--array=0-4%5" in script and f"--job-name={records[0].name}" in script and "--partition=low" in script
     assert "--signal=USR2@90" in script and "--requeue" in script
+
+
+@pytest.mark.parametrize(("largest", "calls"), [(1001, 1), (300, 4)])
+def test_a_thousand_missing_runs_are_one_array_or_one_per_largest_array(
+    make_planner, fake_slurm, monkeypatch, largest, calls
+):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # two thousand of them take seconds on a disk
+    fake_slurm.answer("scontrol", f"MaxArraySize            = {largest}\n")
+    grid = f"space.objective.lambda_gp.grid={[float(number) for number in range(1, 251)]}"
+    planner = make_planner("bayes.points=0", grid)  # with two values of lambda_bias and two seeds
+    reconciler = Reconciler(planner, SlurmRuns(planner.folder, Profile(partition="low")))
+    survey, submitted = reconciler.run_pass()
+    assert submitted == survey.total == 1000
+    assert len(fake_slurm.calls("sbatch")) == calls
+    names = [name for submission in read_submissions(planner.folder) for name in submission.signatures]
+    assert sorted(names) == sorted(survey.runs)
 
 
 def test_jobs_are_recognised_by_name_and_index_although_their_ids_were_never_noted(make_planner, fake_slurm):

@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from genxai.runs import read_jsonl
+from genxai.runs import Run, read_jsonl
 from launch.processes import find_processes
 from launch.submissions import histories, read_submissions
 from launch.sweepdir import SweepDir
@@ -38,6 +38,18 @@ def test_a_sweep_completes_and_starting_it_again_computes_nothing(fake_sweep):
     again = fake_sweep.run(*words, "--json")
     assert again.returncode == 0 and json.loads(again.stdout)["complete"] is True
     assert len(fake_sweep.finished()) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", [1, 3, 8])
+def test_the_grid_is_visited_exactly_once_at_any_parallelism(fake_sweep, make_planner, parallel):
+    words = ("bayes.points=0", "seeds=[0]", "space.objective.lambda_gp.grid=[1, 10, 50]")
+    done = fake_sweep.run("--max-parallel", str(parallel), *words)
+    assert done.returncode == 0, done.stderr
+    wanted = [planned.config.objective for trial in make_planner(*words).grid() for planned in trial.runs]
+    visited = [Run(fake_sweep.runs / "s" / name).config().objective for name in fake_sweep.finished()]
+    assert len(visited) == len(wanted) == 6 and all(visited.count(point) == 1 for point in wanted)
+    assert fake_sweep.jobs_started() == 6 and fake_sweep.most_alive() <= parallel
 
 
 @pytest.mark.slow
@@ -139,7 +151,7 @@ def test_failures_are_retried_up_to_the_limit_then_the_trial_fails_with_its_reas
     assert told["complete"] and told["runs"]["failed"] == told["runs"]["done"] == 1
     assert [(t["trial"], t["n"]) for t in told["failed_trials"]] == [(0, 0)]
     assert "ValueError: asked to fail (2 times)" in told["failed_trials"][0]["reasons"][0]
-    assert "log.txt" in done.stderr
+    assert "  log: " in done.stderr and "_log.err" in done.stderr  # the fake writes no log.txt: its job's stderr
     (fake_sweep.runs / "fail").unlink()
     assert fake_sweep.run(*words).returncode == 1  # still failed, for good
     assert fake_sweep.run(*words, "--retry-failed").returncode == 0

@@ -1,10 +1,15 @@
 """What a job does when its run has ended, and what of it counts against the run."""
 
+import contextlib
+import os
+import signal
+import time
+
 import pytest
 
 from genxai.configfile import load_config
 from genxai.runs import Run, append_jsonl, read_jsonl
-from launch import worker
+from launch import cli, worker
 from launch.attempts import Status, excuse, excuses_file
 from launch.detach import DetachedSweep
 from launch.survey import Surveyor
@@ -137,13 +142,58 @@ def test_requeues_by_slurm_never_count_as_deaths(started):
     assert status() is Status.FAILED
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(143, True), (0, False), (130, False)])
-def test_a_detached_reconciler_requeues_itself_after_a_sigterm(
-    fake_slurm, in_job, monkeypatch, tmp_path, code, requeued
-):
-    monkeypatch.setattr("launch.sweep.main", lambda argv: code)
+@pytest.fixture
+def detached(fake_slurm, in_job, monkeypatch, tmp_path):
+    """A detached reconciler's job whose sweep command is the function given."""
     monkeypatch.chdir(tmp_path)
     in_job()
     fake_slurm.answer("squeue", "RUNNING\n")
-    assert DetachedSweep(["quickstart"], str(tmp_path), str(tmp_path / "log"))() == code
+
+    def call(main) -> int:
+        monkeypatch.setattr("launch.sweep.main", main)
+        try:
+            return DetachedSweep(["quickstart"], str(tmp_path), str(tmp_path / "log"))()
+        except SystemExit as end:
+            return end.code
+
+    return call
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(143, True), (0, False), (1, False), (130, False)])
+def test_a_detached_reconciler_requeues_itself_after_a_sigterm(detached, fake_slurm, code, requeued):
+    assert detached(lambda argv: code) == (75 if requeued else code)
     assert ("scontrol requeue 12" in fake_slurm.calls()) is requeued
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_detached_reconciler_hears_every_notice_itself_and_only_the_first(detached, fake_slurm, number):
+    """Slurm may send USR2 and, a little later, TERM; what submitit had installed before is not called."""
+    calls = []
+    before = signal.signal(number, lambda *_: calls.append("submitit"))
+
+    def main(argv):
+        def loop():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(30)
+                return 0
+            finally:
+                os.kill(os.getpid(), number)
+
+        return cli.run_command(loop)
+
+    try:
+        assert detached(main) == 75
+    finally:
+        signal.signal(number, before)
+    assert fake_slurm.calls("scontrol") == ["scontrol requeue 12"] and calls == []
+
+
+def test_a_notice_to_a_sweep_that_is_just_complete_requeues_nothing(detached, fake_slurm):
+    def main(argv):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(30)
+        return 0
+
+    assert detached(main) == 0 and fake_slurm.calls("scontrol") == []

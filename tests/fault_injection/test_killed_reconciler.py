@@ -1,0 +1,65 @@
+"""The reconciler SIGKILLed between any two of its system calls that write, and in the middle of a write."""
+
+import random
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from light_sweeps import LightSweep
+from writes import Fault
+
+#: cases at a time: they mostly wait
+AT_ONCE = 4
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What the sweep comes to, and the number of its writing calls."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    sweep = LightSweep(folder)
+    assert sweep.run(Fault(), counted=folder / "calls") == 0, sweep.said()
+    return sweep.findings(), (folder / "calls").read_text().splitlines()
+
+
+def check(folder, fault, findings) -> bool:
+    """Have the fault happen, start again, compare; whether it did happen."""
+    sweep = LightSweep(folder)
+    code = sweep.run(fault)
+    assert code in (0, -signal.SIGKILL), sweep.said()
+    assert sweep.run() == 0, sweep.said()
+    assert sweep.jobs_begun() == 3, "a run was started twice, or not at all"
+    assert sweep.findings() == findings
+    assert "Traceback" not in sweep.said(), sweep.said()
+    return code != 0
+
+
+def check_all(folder, faults, findings) -> int:
+    """How many of the faults happened: the last calls are sometimes not made, since passes are counted by the clock."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        cases = [pool.submit(check, folder / f"{fault.kind}{fault.at}", fault, findings) for fault in faults]
+        return sum(case.result() for case in cases)
+
+
+def test_killed_between_any_two_writes_nothing_is_lost_repeated_or_changed(tmp_path, undisturbed):
+    findings, calls = undisturbed
+    assert findings["finished"] == sorted(set(findings["finished"])) and len(findings["points"]) == 3
+    chooser = random.Random(20261123)
+    # one of each kind of call, and a few of the rest; the next test takes them all
+    kinds = {call.split(".")[0].split()[0] for call in calls}
+    assert kinds >= {"open", "write", "os", "start"}
+    starts = [number for number, call in enumerate(calls, 1) if call.startswith("start")]
+    around = [number + offset for number in starts[:1] for offset in range(-1, 4)]
+    chosen = sorted({*around, *chooser.sample(range(1, len(calls) + 1), 9)})
+    faults = [Fault(number) for number in chosen] + [Fault(chosen[3], "torn"), Fault(chosen[-4], "torn")]
+    assert check_all(tmp_path, faults, findings) >= len(faults) - 3
+
+
+@pytest.mark.slow
+def test_killed_before_every_single_write_and_in_the_middle_of_every_write(tmp_path, undisturbed):
+    findings, calls = undisturbed
+    writes = [number for number, call in enumerate(calls, 1) if call.startswith("write")]
+    # the Optuna journal is written as a whole, twice: once is enough
+    second = [number for number, call in enumerate(calls, 1) if "optuna-journal" in call and number > len(calls) // 2]
+    faults = [Fault(number) for number in range(1, len(calls) + 1) if number not in second[2:]]
+    faults += [Fault(number, "torn") for number in writes if number not in second]
+    assert check_all(tmp_path, faults, findings) >= 0.9 * len(faults)

@@ -1,0 +1,69 @@
+"""Several runs in one job of a real Slurm: each saves, is requeued with its companions and goes on by itself."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from local_cluster import LocalCluster
+from slurm_sweeps import TINY, SlurmSweep, hold
+
+from genxai.runs import State, read_jsonl
+
+Until = Callable[[Callable[[], object], float, str], None]
+
+TWO_POINTS = "space:\n  objective.lambda_bias: {grid: [0.0, 0.1]}\nseeds: [0]\n"
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+@pytest.fixture
+def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
+    """Two grid points of one seed; its jobs are cancelled afterwards, whatever happened."""
+    sweep = SlurmSweep(slurm_cluster, tmp_path, TINY + TWO_POINTS)
+    yield sweep
+    sweep.cancel_jobs()
+
+
+def test_four_runs_in_two_jobs_are_preempted_requeued_and_complete(sweep: SlurmSweep, until: Until) -> None:
+    with sweep.reconciler("seeds=[0,1]", "train.epochs=8", "--runs-per-gpu", "2") as reconciler:
+        until(lambda: len(sweep.stepping()) == 4, 180, "all four runs make steps")
+        asked = sweep.cluster.output("squeue", "-h", "-r", "-o", "%C %m").split("\n")[0]
+        sweep.cluster.output("srun", "-N4", "--exclusive", "--partition=high", "true", timeout=60)
+        said, _ = reconciler.communicate(timeout=200)
+    assert reconciler.returncode == 0 and asked.strip() == "2 3000M", said
+    assert "4 runs to submit as 1 Slurm array of up to 2 jobs of 2 runs" in said
+    assert len(sweep.jobs()) == 2  # requeued, not submitted anew
+    jobs = []
+    for run in sweep.found():
+        first, second = read_jsonl(run.provenance_file)
+        assert first["resumed_from_step"] == 0 < second["resumed_from_step"]
+        assert run.result()["steps_redone"] == 0 and run.failures() == []
+        jobs.append({first["slurm_job"], second["slurm_job"]})
+    assert all(len(ids) == 1 for ids in jobs) and len(set.union(*jobs)) == 2
+
+
+def test_in_sequence_the_runs_of_a_job_take_turns(sweep: SlurmSweep, until: Until) -> None:
+    with sweep.reconciler("--runs-per-gpu", "2", "--in-sequence") as reconciler:
+        until(lambda: sweep.stepping(), 120, "the first makes steps")
+        assert sorted(sweep.starts()) == [0, 1]
+        said, _ = reconciler.communicate(timeout=200)
+    assert reconciler.returncode == 0, said
+    assert [run.state for run in sweep.found()] == [State.DONE] * 2 and sweep.starts() == [1, 1]
+    assert len(sweep.jobs()) == 1
+
+
+def test_a_run_that_is_killed_leaves_its_companion_alone_and_is_submitted_again(
+    sweep: SlurmSweep, until: Until
+) -> None:
+    with sweep.reconciler("--runs-per-gpu", "2") as reconciler:
+        until(lambda: len(sweep.found()) == 2, 60, "both are planned")
+        victim, companion = sweep.found()
+        (process,) = hold(victim)
+        process.send(signal.SIGKILL)
+        said, _ = reconciler.communicate(timeout=200)
+    assert reconciler.returncode == 0, said
+    assert len(read_jsonl(victim.provenance_file)) == 2 and len(read_jsonl(companion.provenance_file)) == 1
+    assert len(sweep.jobs()) == 2

@@ -1,0 +1,115 @@
+"""Passes of the reconciler in this process, with jobs that end when the test says so."""
+
+import math
+import random
+
+import pytest
+
+from genxai.runs import Run, write_json
+from launch.attempts import Live, Status
+from launch.reconciler import Reconciler
+
+
+class Jobs:
+    """An executor whose jobs end one by one, in an order drawn at random."""
+
+    cluster = "local"
+
+    def __init__(self, parallel: int, order: random.Random) -> None:
+        self.parallel, self.order = parallel, order
+        self.alive, self.submitted = [], []
+
+    def settle(self, submissions):
+        return list(submissions)
+
+    def live(self, submissions):
+        return {planned.signature: Live(Status.RUNNING) for planned in self.alive}
+
+    def slots(self, submissions, live):
+        return self.parallel - len(self.alive)
+
+    def submit(self, runs):
+        self.alive += [planned for planned, _ in runs]
+        self.submitted += [planned.signature for planned, _ in runs]
+        return []
+
+    def end_one(self) -> None:
+        if not self.alive:
+            return
+        planned = self.alive.pop(self.order.randrange(len(self.alive)))
+        gp, bias, seed = planned.config.objective.lambda_gp, planned.config.objective.lambda_bias, planned.config.seed
+        values = {
+            "val/accuracy": 1 / (1 + abs(math.log10(gp / 10))) + 0.01 * seed,
+            "val/ssim_align": 1 / (1 + abs(math.log10(max(bias, 1e-3) / 0.1))) - 0.01 * seed,
+        }
+        write_json(planned.run.result_file, {"metrics": values, "seconds": 36.0})
+
+
+class Killed(BaseException):
+    """What a SIGKILL is to the reconciler, as far as this process can have it."""
+
+
+WORDS = ("bayes.points=5", "bayes.startup=2", "space.objective.lambda_gp.grid=[1, 10, 50]")
+
+
+def run_sweep(make_planner, jobs: Jobs, interrupted: bool) -> Reconciler:
+    """The sweep, complete; `interrupted` starts anew for every pass."""
+    reconciler = Reconciler(make_planner(*WORDS), jobs, note=lambda line: None)
+    for _ in range(500):
+        try:
+            survey, _ = reconciler.run_pass()
+            if survey.complete:
+                return reconciler
+        except Killed:
+            pass
+        jobs.end_one()
+        if interrupted:
+            reconciler = Reconciler(make_planner(*WORDS), jobs, note=lambda line: None)
+    raise AssertionError("the sweep does not end")
+
+
+@pytest.fixture
+def undisturbed(make_planner, tmp_path):
+    """Points of the sweep by trial, run one after the other; its folder is gone."""
+    reconciler = run_sweep(make_planner, Jobs(1, random.Random(0)), interrupted=False)
+    points = {number: trial.point for number, trial in reconciler.trials.items()}
+    (tmp_path / "runs").rename(tmp_path / "undisturbed")
+    return points
+
+
+@pytest.mark.parametrize(("parallel", "seed"), [(1, 1), (3, 2), (8, 3)])
+def test_a_sweep_started_anew_at_every_pass_proposes_what_an_uninterrupted_one_does(
+    make_planner, undisturbed, monkeypatch, parallel, seed
+):
+    moments, plan = random.Random(seed), Run.plan
+
+    def plan_or_die(run, config):
+        if moments.random() < 0.15:  # with none, or only some, of a trial's directories planned
+            raise Killed
+        plan(run, config)
+
+    monkeypatch.setattr(Run, "plan", plan_or_die)
+    jobs = Jobs(parallel, moments)
+    reconciler = run_sweep(make_planner, jobs, interrupted=True)
+    assert {number: trial.point for number, trial in reconciler.trials.items()} == undisturbed
+    assert len(undisturbed) == 11
+    assert len(jobs.submitted) == len(set(jobs.submitted)) == 22
+
+
+def test_starting_again_on_finished_runs_changes_no_file(make_planner, tmp_path):
+    run_sweep(make_planner, Jobs(4, random.Random(5)), interrupted=False)
+    files = {file: file.read_bytes() for file in sorted((tmp_path / "runs").rglob("*")) if file.is_file()}
+    jobs = Jobs(4, random.Random(5))
+    run_sweep(make_planner, jobs, interrupted=True)
+    assert jobs.submitted == []
+    assert {file: file.read_bytes() for file in sorted((tmp_path / "runs").rglob("*")) if file.is_file()} == files
+
+
+def test_a_sweep_without_its_caches_writes_the_same_selection_and_study(make_planner, tmp_path):
+    folder = run_sweep(make_planner, Jobs(4, random.Random(6)), interrupted=False).planner.folder
+    selected, digest = folder.selected.read_bytes(), folder.journal_digest.read_bytes()
+    for cache in (folder.selected, folder.journal, folder.journal_digest):
+        cache.unlink()
+    run_sweep(make_planner, Jobs(4, random.Random(6)), interrupted=False)
+    assert (folder.selected.read_bytes(), folder.journal_digest.read_bytes()) == (selected, digest)
+    assert folder.journal.exists()
