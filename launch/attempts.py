@@ -222,7 +222,8 @@ def excuse(run: Run, outcome: str, message: str = "") -> None:
     outcome: it was `stopped`, found the run `busy` or its directory `removed`, or the `disk` to be full (message).
     """
     make_folder(excuses_file(run).parent)
-    append_jsonl(excuses_file(run), {"outcome": outcome, "starts": len(read_starts(run)), "message": message})
+    line = {"outcome": outcome, "starts": len(read_starts(run))}
+    append_jsonl(excuses_file(run), line | ({"message": message} if message else {}))
 
 
 def disk_problem(run: Run) -> str:

@@ -68,12 +68,15 @@ def cancel(name: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def max_array_size(default: int = 1000) -> int:
-    """Elements of the largest array this cluster accepts: indices run from 0 to MaxArraySize - 1."""
+    """Elements of the largest array this cluster accepts: indices run from 0 to MaxArraySize - 1.
+
+    Nor may it hold more jobs than the controller does (MaxJobCount): sbatch would try for two minutes, then give up.
+    """
     try:
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
+        found = re.findall(r"^Max(?:ArraySize|JobCount)\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
     except GenxaiError:
         return default
-    return max(1, int(found[1])) if found else default
+    return max(1, min(map(int, found))) if found else default
 
 
 def ask(command: Sequence[str], timeout_seconds: float = 60.0) -> str:

@@ -21,13 +21,13 @@ def damage(path, chooser) -> None:
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tmp_path, small, undisturbed_run):
-    """One run, killed five times: each time another file of its newest checkpoint is damaged."""
+    """One run, killed five times: each time another file of the checkpoint it would go on from is damaged."""
     chooser = random.Random(20261124)
     run = LightRun(tmp_path, small)
     for name in ("tensors.safetensors", "values.json", "manifest.json", "LATEST", "tensors.safetensors"):
-        assert run.train(Fault(4, call="os.rename .LATEST")) < 0
-        newest = max(run.run.checkpoints.glob("step-*"))
-        damage(run.run.checkpoints / name if name == "LATEST" else newest / name, chooser)
+        assert run.train(Fault(3, call="os.rename .LATEST")) < 0
+        pointer = run.run.checkpoints / "LATEST"
+        damage(pointer if name == "LATEST" else pointer.parent / pointer.read_text().strip() / name, chooser)
     assert run.train() == 0, run.said()
     assert run.said().count("checkpoint skipped") >= 4
     assert run.findings() == undisturbed_run.findings()

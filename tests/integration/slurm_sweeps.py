@@ -92,8 +92,8 @@ class SlurmSweep:
         return [len(read_jsonl(run.provenance_file)) for run in self.found()]
 
     def stepping(self) -> list[Run]:
-        """The runs that are being trained now and have a checkpoint to go on from."""
-        return [run for run in self.found() if (run.checkpoints / "LATEST").exists() and trainer(run) is not None]
+        """The runs that are being trained now and have made steps since they were started last."""
+        return [run for run in self.found() if (process := trainer(run)) and has_saved(process, run)]
 
     def running(self) -> int:
         """How many runs are being trained now and have made steps."""
@@ -157,6 +157,16 @@ def trainer(run: Run) -> Process | None:
     return None
 
 
+def has_saved(process: Process, run: Run) -> bool:
+    """Whether the run has a checkpoint that this process has made, not an earlier one."""
+    try:
+        saved = (run.checkpoints / "LATEST").stat().st_mtime
+    except FileNotFoundError:
+        return False
+    since_boot = process.started / os.sysconf("SC_CLK_TCK")
+    return saved > time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+
+
 def hold(*runs: Run, seconds: float = 180.0) -> list[Process]:
     """The runs' processes, each stopped once it makes steps: however quick, it does not end before it is hit.
 
@@ -172,8 +182,7 @@ def hold_some(candidates: Callable[[], Iterable[Run]], count: int, seconds: floa
     while len(found) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count} runs make steps"
         for run in candidates():
-            steps = (run.checkpoints / "LATEST").exists() and not run.result_file.exists()
-            if steps and run not in found and len(found) < count and (process := trainer(run)):
+            if run not in found and len(found) < count and (process := trainer(run)) and has_saved(process, run):
                 process.send(signal.SIGSTOP)
                 found[run] = process
         time.sleep(0.01)

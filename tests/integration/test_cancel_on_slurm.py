@@ -51,7 +51,7 @@ def in_queue(sweep: SlurmSweep) -> list[str]:
 
 
 @pytest.mark.parametrize("packing", [(), ("--runs-per-gpu", "2")])
-def test_cancelled_runs_have_saved_are_not_requeued_and_go_on_later_with_no_step_redone(
+def test_cancelled_runs_have_saved_are_not_requeued_and_go_on_later_where_they_were(
     sweep: SlurmSweep, until: Until, packing: tuple[str, ...]
 ) -> None:
     with sweep.reconciler("train.epochs=30", *packing) as reconciler:
@@ -61,10 +61,10 @@ def test_cancelled_runs_have_saved_are_not_requeued_and_go_on_later_with_no_step
     assert (told["running"], told["killed"], told["still_alive"]) == (2, 0, 0) and in_queue(sweep) == []
     assert [run.state for run in sweep.found()] == [State.STARTED] * 2
     steps = [read_json(run.progress_file)["step"] for run in sweep.found()]
-    sweep.complete("train.epochs=30", *packing, timeout=250)
+    with sweep.reconciler("train.epochs=30", *packing):
+        until(lambda: sweep.starts() == [2, 2], 120, "both runs go on")
     for run, step in zip(sweep.found(), steps, strict=True):
-        _, second = read_jsonl(run.provenance_file)
-        assert second["resumed_from_step"] >= step > 0 and run.result()["steps_redone"] == 0
+        assert read_jsonl(run.provenance_file)[1]["resumed_from_step"] == step > 0
 
 
 def test_a_detached_reconciler_hears_usr2_in_spite_of_what_a_kill_left_and_is_cancelled_with_the_sweep(
@@ -85,7 +85,7 @@ def test_a_detached_reconciler_hears_usr2_in_spite_of_what_a_kill_left_and_is_ca
     until(lambda: "Restarts=1 " in sweep.cluster.output("scontrol", "show", "job", number), 30, "it is requeued")
     assert "stopped watching; the Slurm jobs go on" in log.read_text()
     sweep.start_now(number)
-    until(lambda: log.read_text().count("sweep ended:") == 2, 60, "it runs the sweep again")
+    until(lambda: log.read_text().count(f"sweep {sweep.name}: ") == 2, 60, "it runs the sweep again")
     until(lambda: len(sweep.stepping()) == 2, 120, "both runs make steps")
     told = cancelled(sweep)
     assert told["reconciler"] == f"Slurm job {number}" and (told["killed"], told["still_alive"]) == (0, 0)

@@ -28,7 +28,7 @@ def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
 
 
 def test_four_runs_in_two_jobs_are_preempted_requeued_and_complete(sweep: SlurmSweep, until: Until) -> None:
-    with sweep.reconciler("seeds=[0,1]", "train.epochs=8", "--runs-per-gpu", "2") as reconciler:
+    with sweep.reconciler("seeds=[0,1]", "train.epochs=5", "--runs-per-gpu", "2") as reconciler:
         until(lambda: len(sweep.stepping()) == 4, 180, "all four runs make steps")
         asked = sweep.cluster.output("squeue", "-h", "-r", "-o", "%C %m").split("\n")[0]
         sweep.cluster.output("srun", "-N4", "--exclusive", "--partition=high", "true", timeout=60)

@@ -2,86 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from local_cluster import LocalCluster
+from slurm_sweeps import TINY, SlurmSweep, hold_some
 
-from genxai.runs import Run, State, find_runs, read_json, read_jsonl
+from genxai.runs import State, read_json, read_jsonl
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 Until = Callable[[Callable[[], object], float, str], None]
 
-SWEEP = """\
-base: tiny
-overrides:
-  data.train_limit: 256
-  data.test_limit: 64
-  data.balanced_val_size: 20
-  train.epochs: 1
-  train.explain_samples: 8
-  objective.n_critic: 1
-  run.pictures: false
-  run.trackers: []
-space:
-  objective.lambda_bias: {grid: [0.0, 0.1]}
-seeds: [0]
-"""
+TWO_POINTS = "space:\n  objective.lambda_bias: {grid: [0.0, 0.1]}\nseeds: [0]\n"
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
-class Sweep:
-    """Two grid points of one seed, and the command that brings them about."""
-
-    def __init__(self, cluster: LocalCluster, folder: Path) -> None:
-        self.cluster, self.folder, self.runs = cluster, folder, folder / "runs"
-
-    @contextlib.contextmanager
-    def reconciler(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        """launch/sweep.py on Slurm, running; killed by SIGKILL when the block is left, if it has not ended."""
-        command = [sys.executable, str(REPOSITORY / "launch/sweep.py"), str(self.folder / "two.yaml"), *options]
-        command += ["--cluster", "slurm", "--profile", "local", "--runs", str(self.runs)]
-        with subprocess.Popen(
-            command,
-            env=os.environ | self.cluster.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def found(self) -> list[Run]:
-        return find_runs(self.runs, "two")
-
-    def starts(self) -> list[int]:
-        return [len(read_jsonl(run.provenance_file)) for run in self.found()]
-
-    def jobs(self) -> set[str]:
-        """Every job and array element of sweeps that the cluster remembers, ended ones included: ID or ID_INDEX."""
-        lines = self.cluster.output("squeue", "-h", "-r", "-t", "all", "-o", "%i %j").splitlines()
-        return {job for job, name in map(str.split, lines) if name.startswith("genxai-")}
-
-
 @pytest.fixture
-def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[Sweep]:
-    """The tiny sweep on the session's cluster; its jobs are cancelled afterwards, whatever happened."""
-    (tmp_path / "two.yaml").write_text(SWEEP)
-    yield Sweep(slurm_cluster, tmp_path)
+def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
+    """Two grid points of one seed on the session's cluster; its jobs are cancelled afterwards, whatever happened."""
+    yield SlurmSweep(slurm_cluster, tmp_path, TINY + TWO_POINTS)
     slurm_cluster.output("scancel", "--me")
 
 
 def test_a_reconciler_killed_twice_submits_nothing_twice_and_ends_with_every_run_computed_once(
-    sweep: Sweep, until: Until
+    sweep: SlurmSweep, until: Until
 ) -> None:
     before = sweep.jobs()
     with sweep.reconciler():
@@ -95,23 +42,19 @@ def test_a_reconciler_killed_twice_submits_nothing_twice_and_ends_with_every_run
     assert [run.state for run in sweep.found()] == [State.DONE, State.DONE]
     assert sweep.starts() == [1, 1]
     assert sweep.jobs() == submitted and len(submitted - before) == 2
-    assert (sweep.runs / "two" / "selected.yaml").is_file()
+    assert (sweep.path / "selected.yaml").is_file()
 
     with sweep.reconciler() as again:
         assert again.wait(timeout=120) == 0
     assert sweep.jobs() == submitted
 
 
-def test_preempted_runs_save_are_requeued_by_slurm_and_go_on_where_they_stopped(sweep: Sweep, until: Until) -> None:
+def test_preempted_runs_save_are_requeued_by_slurm_and_go_on_where_they_stopped(sweep: SlurmSweep) -> None:
     """Both elements of one array: the last one's job id is also the name of the whole array."""
     before = sweep.jobs()
-    with sweep.reconciler("train.epochs=8") as reconciler:
-        until(
-            lambda: sum(read_json(run.progress_file).get("step", 0) > 0 for run in sweep.found()) == 2,
-            120,
-            "both runs make steps",
-        )
-        sweep.cluster.output("srun", "-N4", "--exclusive", "--partition=high", "true", timeout=60)
+    with sweep.reconciler() as reconciler:
+        hold_some(sweep.found, 2)
+        sweep.preempt()
         said, _ = reconciler.communicate(timeout=300)
     assert reconciler.returncode == 0, said
     assert len(sweep.jobs() - before) == 2  # requeued, not submitted anew
@@ -121,15 +64,13 @@ def test_preempted_runs_save_are_requeued_by_slurm_and_go_on_where_they_stopped(
         assert run.result()["steps_redone"] == 0 and run.failures() == []
 
 
-def test_a_run_of_two_tasks_finds_itself_and_is_preempted_and_requeued_as_one(sweep: Sweep, until: Until) -> None:
+def test_a_run_of_two_tasks_finds_itself_and_is_preempted_and_requeued_as_one(sweep: SlurmSweep) -> None:
     """srun starts the processes: no torchrun. Both save at the same step, and rank 0 alone requeues the job."""
     tasks = ("--profile", "tasks=2", "--profile", "nodes=2")
-    (sweep.folder / "two.yaml").write_text(SWEEP.replace("[0.0, 0.1]", "[0.1]"))
-    with sweep.reconciler("train.epochs=3", *tasks) as reconciler:
-        until(
-            lambda: any(read_json(run.progress_file).get("step", 0) > 0 for run in sweep.found()), 240, "it makes steps"
-        )
-        sweep.cluster.output("srun", "-N4", "--exclusive", "--partition=high", "true", timeout=60)
+    sweep.file.write_text(TINY + TWO_POINTS.replace("[0.0, 0.1]", "[0.1]"))
+    with sweep.reconciler(*tasks) as reconciler:
+        hold_some(sweep.found, 1)
+        sweep.preempt()
         said, _ = reconciler.communicate(timeout=300)
     assert reconciler.returncode == 0, said
     (run,) = sweep.found()
@@ -138,7 +79,9 @@ def test_a_run_of_two_tasks_finds_itself_and_is_preempted_and_requeued_as_one(sw
     assert starts[1]["resumed_from_step"] > 0 and run.result()["steps_redone"] == 0 and run.failures() == []
 
 
-def test_a_profile_whose_backend_cannot_train_the_runs_is_refused_before_anything_is_submitted(sweep: Sweep) -> None:
+def test_a_profile_whose_backend_cannot_train_the_runs_is_refused_before_anything_is_submitted(
+    sweep: SlurmSweep,
+) -> None:
     before = sweep.jobs()
     with sweep.reconciler("--profile", "accelerate=zero3") as refused:
         said, _ = refused.communicate(timeout=60)
@@ -146,7 +89,11 @@ def test_a_profile_whose_backend_cannot_train_the_runs_is_refused_before_anythin
     assert sweep.jobs() == before
 
 
-def test_a_detached_reconciler_that_is_sent_sigterm_is_requeued_and_ends_the_sweep(sweep: Sweep, until: Until) -> None:
+def test_a_detached_reconciler_that_is_preempted_or_at_its_limit_is_requeued_and_ends_the_sweep(
+    sweep: SlurmSweep, until: Until
+) -> None:
+    """`.save_tmp` lies beside its job file, as submitit leaves it when it is killed while it writes: no harm."""
+
     def job(what: str) -> str:
         lines = sweep.cluster.output("squeue", "-h", "-n", name, "-o", f"%i {what}").splitlines()
         return lines[0] if lines else ""
@@ -154,18 +101,26 @@ def test_a_detached_reconciler_that_is_sent_sigterm_is_requeued_and_ends_the_swe
     with sweep.reconciler("--detach", "--profile", "signal_delay_s=10") as command:
         said, _ = command.communicate(timeout=60)
     assert command.returncode == 0, said
-    records = [read_json(file) for file in (sweep.runs / "two" / "submissions").glob("*.json")]
+    records = [read_json(file) for file in (sweep.path / "submissions").glob("*.json")]
     (name,) = [record["name"] for record in records if not record["signatures"]]
-    until(lambda: (sweep.runs / "two" / "reconciler.json").exists(), 60, "the reconciler holds the sweep")
+    until(lambda: job("").strip(), 60, "the reconciler is submitted")
     number = job("").strip()
-    sweep.cluster.output("scancel", "--signal=TERM", number)
-    until(lambda: "Restarts=1 " in sweep.cluster.output("scontrol", "show", "job", number), 30, "it is requeued")
+    for pickle in sweep.path.glob("jobs/*/*.pkl"):
+        pickle.with_suffix(".pkl.save_tmp").touch()
+    holder = sweep.path / "reconciler.json"
+    for restarts, notice in enumerate(("TERM", "USR2"), 1):
+        until(holder.exists, 60, "the reconciler holds the sweep")
+        holder.unlink()
+        sweep.cluster.output("scancel", f"--signal={notice}", number)
+        until(lambda: sweep.waits_after_requeue(number), 60, f"it is requeued after {notice}")
+        assert f"Restarts={restarts} " in sweep.cluster.output("scontrol", "show", "job", number)
+        sweep.start_now(number)
     until(lambda: [run.state for run in sweep.found()] == [State.DONE, State.DONE], 200, "both runs are done")
     until(lambda: not job("%T"), 60, "the reconciler has ended")
-    assert "stopped watching; the Slurm jobs go on" in (sweep.runs / "two" / "reconciler.log").read_text()
+    assert (sweep.path / "reconciler.log").read_text().count("stopped watching; the Slurm jobs go on") == 2
 
 
-def test_a_refused_partition_is_one_message_and_no_attempt(sweep: Sweep) -> None:
+def test_a_refused_partition_is_one_message_and_no_attempt(sweep: SlurmSweep) -> None:
     for _ in range(3):
         with sweep.reconciler("--profile", "partition=nowhere") as refused:
             said, _ = refused.communicate(timeout=60)
@@ -177,7 +132,7 @@ def test_a_refused_partition_is_one_message_and_no_attempt(sweep: Sweep) -> None
 
 
 def test_jobs_of_an_sbatch_that_was_not_answered_are_cancelled_and_submitted_again(
-    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: SlurmSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first sbatch submits, then says it has timed out, as it does when the controller is slow."""
     (tmp_path / "bin").mkdir()
@@ -192,5 +147,5 @@ def test_jobs_of_an_sbatch_that_was_not_answered_are_cancelled_and_submitted_aga
     with sweep.reconciler() as reconciler:
         said, _ = reconciler.communicate(timeout=200)
     assert reconciler.returncode == 0 and said.count("nothing is submitted until Slurm answers") == 1, said
-    assert len(sweep.jobs() - before) == 4 and len(list((sweep.runs / "two" / "submissions").iterdir())) == 1
+    assert len(sweep.jobs() - before) == 4 and len(list((sweep.path / "submissions").iterdir())) == 1
     assert [run.state for run in sweep.found()] == [State.DONE, State.DONE] and sweep.starts() == [1, 1]

@@ -54,7 +54,7 @@ def test_twelve_runs_preempted_twice_with_a_dead_node_and_two_dead_reconcilers_e
     cluster_folder: Path, tmp_path: Path, until: Until
 ) -> None:
     one_run_per_node = ("--max-parallel", "4", "--profile", "cpus_per_task=8")
-    with LocalCluster(cluster_folder, grace_time=5, slurmd_timeout=5) as cluster:
+    with LocalCluster(cluster_folder, slurmd_timeout=5) as cluster:
         sweep = SlurmSweep(cluster, tmp_path, TINY + SPACE, "twelve")
         with sweep.reconciler(*one_run_per_node):
             lost, *preempted = hold_some(sweep.found, 4)
@@ -75,7 +75,6 @@ def test_twelve_runs_preempted_twice_with_a_dead_node_and_two_dead_reconcilers_e
     runs = sweep.found()
     assert [run.state for run in runs] == [State.DONE] * 12 and not any(run.failures() for run in runs)
     assert len(restarts(lost)) >= 1 and all(restarts(run) for run in preempted)
-    assert [run for run in runs if run.result()["steps_redone"]] in ([], [lost])  # a preempted run has saved before
 
     undisturbed = tmp_path / "undisturbed"
     command("launch/sweep.py", sweep.file, "--cluster", "local", "--runs", undisturbed, "--max-parallel", "2")

@@ -69,6 +69,7 @@ def test_a_bayesian_trial_is_recovered_by_a_seed_that_the_sweep_no_longer_wants(
         ("seed: 0", "seed: 1"),
         ("origin:", "origin: " + "[" * 5000),
         ("origin:", "# " + "x" * 20_000 + "\norigin:"),
+        ("objective.lambda_bias: 0.031", "objective.lambda_bias: 0.031\n# " + "x" * 20_000),
     ],
 )
 def test_a_configuration_that_no_trial_of_today_has_is_no_memory_of_one(make_planner, old, new):

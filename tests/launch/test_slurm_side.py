@@ -131,6 +131,11 @@ def test_a_thousand_missing_runs_are_one_array_or_one_per_largest_array(
     assert sorted(names) == sorted(survey.runs)
 
 
+def test_an_array_is_no_longer_than_the_number_of_jobs_that_the_controller_holds(make_planner, fake_slurm):
+    fake_slurm.answer("scontrol", "MaxArraySize            = 1001\nMaxJobCount             = 3\n")
+    assert SlurmRuns(make_planner().folder, Profile()).array_size(8) == 3
+
+
 def test_jobs_are_recognised_by_name_and_index_although_their_ids_were_never_noted(make_planner, fake_slurm):
     planner = make_planner()
     names = [planned.signature for planned in planner.grid()[0].runs]
