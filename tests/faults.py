@@ -21,11 +21,12 @@ sys.path[:0] = [str(HERE / "fault_injection"), str(HERE / "integration"), str(HE
 from launch.cli import make_parser, run_command  # noqa: E402
 
 DESCRIPTION = """
-Run a sweep of six small real runs again and again while processes are killed, files damaged, disks filled and clocks
+Run a sweep of four small real runs again and again while processes are killed, files damaged, disks filled and clocks
 put back at random. Each time it must end with the results of the same sweep undisturbed.
 
 A run is duplicated if its training came to its end twice, or if two processes trained it at once at any look (about
 twenty a second). A result is changed if parameters, metrics or ledger differ in a bit; the clock does not count.
+Steps redone are those since the last checkpoint; for a run whose directory was removed they are all of its steps.
 About three seconds a fault on two cores. Filling a disk needs root, for a small tmpfs; without it that is left out.
 Exit code: 0 nothing lost, duplicated or changed; 1 otherwise (the folders are kept); 2 wrong usage.
 """

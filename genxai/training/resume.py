@@ -71,7 +71,7 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
     A checkpoint may have been written by any number of processes and under any backend.
     """
     try:
-        found = checkpoints.latest(run.checkpoints, lambda state: _lost_lines(run, state["lengths"]))
+        found = checkpoints.latest(run.checkpoints, lambda state: _lost_lines(run, state))
     except CheckpointError as problem:
         log.warning("%s; starting from step 0, which gives the same run", problem)
         found = None
@@ -133,9 +133,11 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _lost_lines(run: Run, lengths: dict[str, int]) -> str:
+def _lost_lines(run: Run, saved: dict[str, Any]) -> str:
     """What is missing of the files that a checkpoint continues; empty if nothing is. A disk may lose what it has."""
-    short = [path.name for path in _appended(run) if _length(path) < lengths.get(path.name, 0)]
+    if saved["signature"] != run.signature:
+        return ""  # nothing of this run; whoever asked refuses it
+    short = [path.name for path in _appended(run) if _length(path) < saved["lengths"].get(path.name, 0)]
     return f"{' and '.join(short)} lost lines that were there at the checkpoint" if short else ""
 
 

@@ -26,7 +26,7 @@ from genxai.runs import find_runs
 
 HERE = Path(__file__).resolve().parent
 
-#: four runs of 100 short steps, evaluated once on the way; it is killed more often than any sweep may retry
+#: runs of 100 short steps, evaluated once on the way; it is killed more often than any sweep may retry
 SWEEP = """
 name: s
 base: tiny
@@ -52,12 +52,16 @@ overrides:
   model.gan.width: 4
 space:
   objective.lambda_gp: {grid: [1, 10], low: 0.3, high: 100, log: true}
-bayes: {points: 1}
-seeds: [0, 1]
+bayes: {points: 2}
+seeds: [0]
 retries: 1000
 """
-#: grid and Bayesian points by seeds
-RUNS = 6
+#: grid and Bayesian points
+RUNS = 4
+#: faults of a round, after which it is left to end: with more of them nothing but starts would be disturbed
+FAULTS_PER_ROUND = 20
+#: between one fault and the next [s]
+PAUSE_SECONDS = (0.3, 3.0)
 #: how long a fault waits for something to be done to, a run that trains for instance [s]
 TARGET_SECONDS = 15.0
 #: how long there are faults in a round, and how long it may take to end without any more [s]
@@ -165,7 +169,7 @@ def run_campaign(
     """Inject so many faults; `tell` gets how many there have been and the name of the latest."""
     expected, count, number = reference(folder / "reference", ["--max-parallel", "2"]), Count(), 0
     tell(0, "")
-    while sum(count.faults.values()) < faults:
+    while count.faults.total() < faults:
         place = folder / f"round{number}"
         place.mkdir()
         with small_disk(place) as is_small:
@@ -181,10 +185,10 @@ def run_campaign(
 
 def _play(this: Round, count: Count, faults: int, is_small: bool, tell: Callable[[int, str], None]) -> bool:
     """Faults until the sweep is complete in spite of them, or there have been enough; whether it is complete."""
-    deadline = time.monotonic() + ROUND_SECONDS
+    deadline, wanted = time.monotonic() + ROUND_SECONDS, min(faults, count.faults.total() + FAULTS_PER_ROUND)
     kinds = [kind for kind in mischief.KINDS if is_small or kind.name != "disk full"]
-    while sum(count.faults.values()) < faults and time.monotonic() < deadline:
-        if this.pause(this.chooser.uniform(0.1, 1.2)):
+    while count.faults.total() < wanted and time.monotonic() < deadline:
+        if this.pause(this.chooser.uniform(*PAUSE_SECONDS)):
             return True
         # the rarer a fault has been the sooner it comes, so that a short campaign has most of them
         kind = min(this.chooser.sample(kinds, 3), key=lambda kind: count.faults[kind.name])
@@ -194,7 +198,7 @@ def _play(this: Round, count: Count, faults: int, is_small: bool, tell: Callable
                 return True
         if injected:
             count.faults[kind.name] += 1
-            tell(sum(count.faults.values()), kind.name)
+            tell(count.faults.total(), kind.name)
     return this.pause(ROUND_SECONDS)
 
 

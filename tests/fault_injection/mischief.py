@@ -66,7 +66,7 @@ def _kill_reconciler(this: Round, complaints: list[str]) -> bool:
 
 
 def _kill_both(this: Round, complaints: list[str]) -> bool:
-    pid, signature = _victim(this, is_training=False)
+    pid, signature = _victim(this, is_training=this.chooser.random() < 0.8)
     if not pid:
         return False
     _signal(this, pid, signature, signal.SIGKILL)
@@ -127,6 +127,8 @@ def _remove_run(this: Round, complaints: list[str]) -> bool:
 
 
 def _fill_disk(this: Round, complaints: list[str]) -> bool:
+    if not this.watch.training():
+        return False
     ballast = this.runs.parent.parent / "ballast"
     for signature in this.watch.training().values():
         this.watch.disturbed(signature)

@@ -133,8 +133,11 @@ class SlurmSweep:
         return "BeginTime" in self.cluster.output("squeue", "-h", "-j", job, "-o", "%r")
 
     def start_now(self, job: str) -> None:
-        """Do not let a requeued job wait."""
-        self.cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
+        """Do not let a requeued job wait.
+
+        Two seconds it must: a node refuses what it takes for the job that it has just ended ("credential revoked").
+        """
+        self.cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
     def cancel_jobs(self) -> None:
         """End what a test may have left."""

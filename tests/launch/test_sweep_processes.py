@@ -79,7 +79,7 @@ def test_killed_at_any_moment_no_run_is_lost_or_computed_twice_and_the_same_poin
 
 
 def test_jobs_that_outlive_a_killed_reconciler_are_recognised_even_without_their_ids(fake_sweep):
-    (fake_sweep.runs / "steps").write_text("30")
+    (fake_sweep.runs / "steps").write_text("80")
     process = fake_sweep.start("--max-parallel", "2", *SMALL)
     fake_sweep.wait_until(lambda: len(list(fake_sweep.runs.glob("s/*/progress.json"))) == 2)
     process.kill()
