@@ -48,7 +48,7 @@ def report(options: argparse.Namespace) -> int:
     from analysis.claim_specs import load_claims
     from analysis.claims import check_claims
     from analysis.formats import as_json
-    from genxai.runs import finite
+    from genxai.files import finite
 
     root = runs_folder(options.runs)
     claims = load_claims()

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     options = _parser().parse_intermixed_args(argv)
     from genxai.configfile import load_config
-    from genxai.runs import make_folder, write_json
+    from genxai.files import make_folder, write_json
 
     source, overrides = split_overrides(options.words, "preset or YAML")
     content = measure(load_config(source or "paper", overrides))

@@ -58,7 +58,7 @@ def make_tables(options: argparse.Namespace) -> int:
     """Read, build, write, print."""
     from analysis.formats import as_json
     from analysis.specs import load_tables
-    from genxai.runs import finite
+    from genxai.files import finite
 
     root = runs_folder(options.runs)
     specs = load_tables()
@@ -143,7 +143,7 @@ def write(documents: Sequence[Document], folder: Path, suffixes: Sequence[str] =
     """Publish every document in every format; raises GenxaiError if the folder cannot be written."""
     from analysis.formats import markdown, tidy_csv
     from analysis.latex import latex
-    from genxai.runs import write_atomic
+    from genxai.files import write_atomic
 
     render = {"md": markdown, "csv": tidy_csv, "tex": latex}
     files = []

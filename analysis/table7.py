@@ -17,7 +17,7 @@ from analysis.verdicts import fixed
 from genxai.config import Config
 from genxai.configfile import validate
 from genxai.errors import GenxaiError
-from genxai.runs import read_json
+from genxai.files import read_json
 
 ID, NUMBER = "table7", "7"
 TITLE = "Table 7. Complexity of one joint step"

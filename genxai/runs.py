@@ -1,23 +1,17 @@
-"""The run directory: what the files are called, what state they mean, and how they are written.
+"""The run directory: what the files are called, what state they mean, and which run they belong to.
 
-The only module that knows file names. Everything it writes survives a kill at any instant: files are
-published by rename after fsync, JSONL is appended line by line and a torn last line is ignored.
+The only module that knows file names; `genxai.files` knows how they are written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import errno
-import fcntl
 import functools
 import hashlib
 import json
-import math
 import os
 import re
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,10 +23,11 @@ import yaml
 from genxai.config import WITHOUT_EFFECT, Config
 from genxai.configfile import dump_config, shortened, validate
 from genxai.errors import GenxaiError, RunRemoved
+from genxai.files import exclusive, is_locked, make_folder, read_json, read_jsonl, still_held, write_atomic
 
-#: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
 #: bytes; ours have two thousand, and libyaml overruns the stack on ones that are nested endlessly
 LARGEST_CONFIG = 16_384
+#: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: how long to wait for a lock that a command may be probing, or another one plans with [s]
 PATIENCE = 3.0
@@ -243,15 +238,10 @@ class Run:
         To be asked before anything is written: another process may have begun the run anew at the same place. Nothing
         is required of a process that holds no lock.
         """
-        held = _HELD.get(str(self.path / ".lock"))
-        if held is None:
-            return
-        try:
-            if os.path.samestat(os.fstat(held), os.stat(self.path / ".lock")):
-                return
-        except FileNotFoundError:
-            pass
-        raise RunRemoved(f"{self.path} was removed while it was being trained; start it again to have it computed anew")
+        if still_held(self.path / ".lock") is False:
+            raise RunRemoved(
+                f"{self.path} was removed while it was being trained; start it again to have it computed anew"
+            )
 
     def is_running(self) -> bool:
         """Whether a process that shares this file system's locks is training the run now."""
@@ -262,181 +252,3 @@ def find_runs(root: Path, sweep: str | None = None) -> list[Run]:
     """All runs under RUNS (of one sweep), in a stable order."""
     pattern = f"{sweep or '*'}/*/config.yaml"
     return [Run(file.parent) for file in sorted(root.glob(pattern))]
-
-
-# --- writing -------------------------------------------------------------------------------------
-
-
-def make_folder(path: Path) -> None:
-    """mkdir -p whose failure is a message a person can act on."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        long = error.errno == errno.ENAMETOOLONG
-        remedy = "shorten `name`" if long else "choose another with --runs"
-        raise GenxaiError(f"cannot make the folder {shortened(str(path))}: {error.strerror}; {remedy}") from None
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Publish a file: temporary name, flush, fsync, rename, fsync of the folder."""
-    data = content.encode() if isinstance(content, str) else content
-    with _naming(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        sync_folder(path.parent)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Have an error of the file system say which file it is about: a full disk does not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
-
-
-_ASKING = threading.Lock()
-
-
-def _umask() -> int:
-    """The mask of permissions of the process. Asking the system call for it sets it, for every thread."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_bytes().splitlines():
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8)
-    with _ASKING:  # no /proc: at least two threads shall not restore each other's
-        mask = os.umask(0o077)
-        os.umask(mask)
-        return mask
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames inside a folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Publish a JSON file; numbers that are not finite become null with a reason."""
-    write_atomic(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
-
-
-def append_jsonl(path: Path, *records: dict[str, Any]) -> None:
-    """Append whole lines in one write; mends a torn last line left by a kill or a full disk."""
-    text = "".join(json.dumps(finite(record), allow_nan=False) + "\n" for record in records)
-    created = not path.exists()
-    with _naming(path), open(path, "ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.truncate(_whole_lines(path))
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    if created:
-        sync_folder(path.parent)
-
-
-def _whole_lines(path: Path) -> int:
-    return path.read_bytes().rfind(b"\n") + 1
-
-
-def finite(value: Any) -> Any:
-    """JSON-ready copy: NaN and infinities become null, the reason under `<key>_reason`."""
-    if isinstance(value, dict):
-        out = {}
-        for key, item in value.items():
-            out[str(key)] = finite(item)
-            if isinstance(item, float) and not math.isfinite(item):
-                out[f"{key}_reason"] = "not a number" if math.isnan(item) else "infinite"
-        return out
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A published JSON object; empty if there is none."""
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise GenxaiError(f"{path}: cannot be read: {error}; remove it to have it computed again") from None
-    return value if isinstance(value, dict) else {}
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; a torn last line is ignored."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    records = []
-    lines = data[: data.rfind(b"\n") + 1].splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise GenxaiError(f"{path}: line {number} is not JSON; remove that line or the file") from None
-    return records
-
-
-# --- who is writing ------------------------------------------------------------------------------
-
-#: locks of this process by path: a file that is open keeps its inode, so that a new one at the same place is another
-_HELD: dict[str, int] = {}
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[bool]:
-    """An advisory lock tied to this process; yields whether it was free. Never waits."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError as error:  # a file system without locks; flock itself names no file
-            error.filename = str(path)
-            raise
-        _HELD[str(path)] = descriptor
-        try:
-            yield True
-        finally:
-            del _HELD[str(path)]
-    finally:
-        os.close(descriptor)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds `exclusive(path)`; False where this user may not ask (a colleague's runs)."""
-    try:
-        if not path.exists():
-            return False
-        with exclusive(path) as free:
-            return not free
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return False
-        raise

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genxai.errors import NonFiniteError
-from genxai.runs import Run, State, append_jsonl, make_folder
+from genxai.files import append_jsonl, make_folder
+from genxai.runs import Run, State
 from launch.records import Evaluation, Excuse, Failure, Start, read_failures, read_lines, read_result, read_starts
 from launch.submissions import History
 from launch.sweepdir import SweepDir

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
-from genxai.runs import State, exclusive, find_runs, is_locked, read_json
+from genxai.files import exclusive, is_locked, read_json
+from genxai.runs import State, find_runs
 from launch.attempts import Live, Status, excuse
 from launch.executors import LocalRuns, slurm_live
 from launch.processes import find_processes

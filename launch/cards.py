@@ -19,7 +19,8 @@ from pydantic import Field
 from genxai.config import Config, Positive, Section, Share
 from genxai.configfile import validate
 from genxai.errors import GenxaiError
-from genxai.runs import Run, State, canonical_json, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run, State, canonical_json
 
 if TYPE_CHECKING:
     from analysis.costs.step import StepCost

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from genxai.errors import EXIT_OK, EXIT_STOPPED, GenxaiError
-from genxai.runs import is_locked, make_folder
+from genxai.files import is_locked, make_folder
 from launch.cli import Interrupted
 from launch.profiles import Profile, slurm_parameters
 from launch.sbatch import submit_jobs

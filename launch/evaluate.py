@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genxai.errors import EXIT_OK, UsageError
-from genxai.runs import Run, finite
+from genxai.files import finite
+from genxai.runs import Run
 from launch.cli import make_parser, run_command
 
 DESCRIPTION = """

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 
 from genxai.config import Config
 from genxai.errors import UsageError
-from genxai.runs import make_folder
+from genxai.files import make_folder
 from launch.attempts import Live, Status
 from launch.packing import work_together
 from launch.plan import PlannedRun

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from genxai.runs import append_jsonl, make_folder, write_atomic
+from genxai.files import append_jsonl, make_folder, write_atomic
 from launch.outcomes import Outcome
 from launch.search import as_trial, quiet_optuna, search_space
 from launch.sweepdir import SweepDir

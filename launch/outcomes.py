@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from genxai.errors import GenxaiError
-from genxai.runs import write_atomic
+from genxai.files import write_atomic
 from launch.attempts import Report, Status
 from launch.plan import Trial
 from launch.sweepdir import SweepDir

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genxai.errors import GenxaiError
-from genxai.runs import exclusive, make_folder, read_json, read_jsonl, write_atomic, write_json
+from genxai.files import exclusive, make_folder, read_json, read_jsonl, write_atomic, write_json
 from launch.attempts import IN_FLIGHT, Live, disk_problem, tried
 from launch.executors import Executor
 from launch.journal import journal_digest, read_digest, write_journal
@@ -189,7 +189,7 @@ def remove_leftovers(folder: SweepDir) -> None:
     """Remove what killed reconcilers had not published yet; only for whoever holds the sweep's lock."""
     own = (folder.definition, folder.selected, folder.journal, folder.journal_digest, folder.holder)
     names = "|".join(re.escape(file.name) for file in own)
-    temporary = re.compile(rf"\.(?:{names})\.[a-z0-9_]{{8}}")  # as genxai.runs.write_atomic calls them
+    temporary = re.compile(rf"\.(?:{names})\.[a-z0-9_]{{8}}")  # as genxai.files.write_atomic calls them
     for name in os.listdir(folder.path):
         if temporary.fullmatch(name):
             (folder.path / name).unlink(missing_ok=True)

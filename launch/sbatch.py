@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from genxai.errors import GenxaiError
-from genxai.runs import make_folder
+from genxai.files import make_folder
 from launch.slurm import SlurmSilent, cancel
 from launch.submissions import Submission, submitted, withdraw
 from launch.sweepdir import SweepDir

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from genxai.errors import GenxaiError
-from genxai.runs import make_folder, read_json, write_json
+from genxai.files import make_folder, read_json, write_json
 from launch.sweepdir import SweepDir
 
 #: the role of a submission without runs, a detached reconciler

@@ -36,7 +36,7 @@ from local_processes import (
 )
 
 from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
-from genxai.runs import exclusive, read_json, write_json
+from genxai.files import exclusive, read_json, write_json
 
 #: program -> the Debian package that brings it
 PROGRAMS = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}

@@ -12,7 +12,8 @@ import pytest
 
 from genxai import runs
 from genxai.configfile import load_config
-from genxai.runs import Run, State, append_jsonl, finite, read_jsonl, run_signature, write_atomic, write_json
+from genxai.files import append_jsonl, finite, read_jsonl, write_atomic, write_json
+from genxai.runs import Run, State, run_signature
 
 
 @pytest.fixture
@@ -74,14 +75,14 @@ def test_planning_again_renews_how_a_run_is_executed_and_nothing_else(run):
 
 def test_a_configuration_changed_by_hand_is_refused(run):
     run.config_file.write_text(run.config_file.read_text().replace("epochs: ", "epochs: 1"))
-    with pytest.raises(runs.GenxaiError, match="changed by hand"):
+    with pytest.raises(GenxaiError, match="changed by hand"):
         run.plan(load_config("tiny"))
 
 
 @pytest.mark.parametrize("content", [b"[" * 50_000, b"\xff\xfe\x00", b"a: [1", b"seed: 2026-99-99"])
 def test_a_configuration_that_cannot_be_read_is_one_message(run, content):
     run.config_file.write_bytes(content)
-    with pytest.raises(runs.GenxaiError, match=r"config\.yaml: cannot be read"):
+    with pytest.raises(GenxaiError, match=r"config\.yaml: cannot be read"):
         run.config()
 
 
@@ -124,7 +125,7 @@ def test_a_torn_last_line_is_ignored_on_read_and_mended_on_append(tmp_path):
 def test_a_line_damaged_in_the_middle_is_named(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
-    with pytest.raises(runs.GenxaiError, match="line 2"):
+    with pytest.raises(GenxaiError, match="line 2"):
         read_jsonl(path)
 
 
@@ -176,5 +177,5 @@ def test_one_process_at_a_time_holds_a_run_and_a_kill_releases_it(run):
 
 def test_a_folder_that_cannot_be_made_is_a_plain_message(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(runs.GenxaiError, match="--runs"):
+    with pytest.raises(GenxaiError, match="--runs"):
         Run(tmp_path / "file" / "run").plan(load_config("tiny"))

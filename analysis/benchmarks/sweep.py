@@ -126,7 +126,7 @@ def trials(planner: Planner) -> Iterator[Trial]:
 
 def write_finished(trial: Trial, tick: Callable[[], None]) -> None:
     """The run directories of a trial as training leaves them, without checkpoints and pictures."""
-    from genxai.runs import append_jsonl, write_json
+    from genxai.files import append_jsonl, write_json
 
     # independent objectives, of which a front has few points as real ones have, not all of them
     objectives = random.Random(trial.number)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from genxai.data.sources import CHECKSUMS, FILES, load_arrays
-from genxai.runs import write_atomic
+from genxai.files import write_atomic
 
 TRAIN_SIZE, TEST_SIZE = 3000, 1000
 

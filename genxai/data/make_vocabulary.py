@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genxai.data.captions import CLASS_NAMES, TEMPLATES, variants
 from genxai.data.tokens import SPECIAL, split_words
-from genxai.runs import write_atomic
+from genxai.files import write_atomic
 
 
 def build_vocabulary() -> list[str]:

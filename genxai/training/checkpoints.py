@@ -22,7 +22,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from genxai.errors import CheckpointError, GenxaiError
-from genxai.runs import canonical_json, read_json, sync_folder, write_atomic
+from genxai.files import read_json, sync_folder, write_atomic
+from genxai.runs import canonical_json
 
 State = dict[str, Any]
 log = logging.getLogger(__name__)

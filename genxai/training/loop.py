@@ -11,8 +11,9 @@ from torch import Tensor
 
 from genxai.errors import NonFiniteError
 from genxai.fairness import Ledger, in_order
+from genxai.files import append_jsonl
 from genxai.models import FusionClassifier
-from genxai.runs import Run, append_jsonl
+from genxai.runs import Run
 from genxai.training import resume
 from genxai.training.evaluation import VALIDATION_SPLITS, evaluate_generator, evaluate_split
 from genxai.training.experiment import Experiment

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from genxai.data import TexMM
+from genxai.files import make_folder, write_atomic
 from genxai.models import FusionClassifier, evaluating
-from genxai.runs import make_folder, write_atomic
 from genxai.training.draws import Draws
 from genxai.training.evaluation import explain, full_size_maps
 from genxai.training.experiment import Experiment

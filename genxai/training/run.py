@@ -16,7 +16,8 @@ from genxai.config import Config
 from genxai.configfile import dotted_keys, get_dotted, shortened
 from genxai.data import fingerprint
 from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError
-from genxai.runs import PATIENCE, Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
+from genxai.files import append_jsonl, read_json, read_jsonl, write_json
+from genxai.runs import PATIENCE, Run, State, run_signature
 from genxai.training import checkpoints, resume
 from genxai.training.backends.choose import choose_backend
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split

@@ -11,7 +11,8 @@ import yaml
 
 from genxai.config import Config
 from genxai.configfile import set_dotted, validate
-from genxai.runs import Run, append_jsonl, run_signature, write_json
+from genxai.files import append_jsonl, write_json
+from genxai.runs import Run, run_signature
 
 CROSS_PLAIN = {"model.fusion": "cross", "objective.lambda_attribution": 0.0, "revise.enabled": False}
 BASELINE = {"objective.lambda_attribution": 0.0, "revise.enabled": False}

@@ -10,7 +10,8 @@ import pytest
 from analysis.results import in_words, load_runs, matches
 from analysis.sweeps import pareto_front
 from genxai.errors import GenxaiError
-from genxai.runs import State, write_json
+from genxai.files import write_json
+from genxai.runs import State
 
 
 def test_a_row_holds_the_flat_configuration_and_the_metrics(runs: Any) -> None:

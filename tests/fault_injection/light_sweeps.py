@@ -11,7 +11,7 @@ import children
 import light_jobs
 from writes import Fault
 
-from genxai.runs import read_jsonl
+from genxai.files import read_jsonl
 from launch.plan import remembered
 from launch.sweepdir import SweepDir
 

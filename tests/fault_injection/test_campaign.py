@@ -10,7 +10,8 @@ import campaign
 import pytest
 from training_runs import science
 
-from genxai.runs import Run, write_json
+from genxai.files import write_json
+from genxai.runs import Run
 
 SCRIPT = Path(__file__).resolve().parents[1] / "faults.py"
 

@@ -11,7 +11,7 @@ from light_sweeps import LightSweep
 from light_training import LightRun, train
 from writes import Fault
 
-from genxai.runs import read_jsonl
+from genxai.files import read_jsonl
 from launch.submissions import histories, intend, read_submissions, submitted
 from launch.sweepdir import SweepDir
 

@@ -6,7 +6,7 @@ import pytest
 from light_training import LightRun
 from writes import Fault
 
-from genxai.runs import read_jsonl
+from genxai.files import read_jsonl
 
 
 def damage(path, chooser) -> None:

@@ -7,7 +7,8 @@ from light_sweeps import LightSweep
 from light_training import LightRun
 from writes import Fault
 
-from genxai.runs import Run, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run
 from launch.attempts import disk_problem, excuse, excuses_file, given_up
 from launch.submissions import History
 from launch.sweepdir import SweepDir

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from genxai.errors import GenxaiError
-from genxai.runs import Run, find_runs, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run, find_runs
 from launch.processes import find_processes
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from local_cluster import LocalCluster
 from local_processes import Process, processes_with
 
-from genxai.runs import Run, find_runs, read_json, read_jsonl
+from genxai.files import read_json, read_jsonl
+from genxai.runs import Run, find_runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,8 @@ import pytest
 from local_cluster import LocalCluster
 from slurm_sweeps import REPOSITORY, TINY, SlurmSweep
 
-from genxai.runs import State, read_json, read_jsonl
+from genxai.files import read_json, read_jsonl
+from genxai.runs import State
 
 Until = Callable[[Callable[[], object], float, str], None]
 

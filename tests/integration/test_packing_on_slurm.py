@@ -10,7 +10,8 @@ import pytest
 from local_cluster import LocalCluster
 from slurm_sweeps import TINY, SlurmSweep, hold
 
-from genxai.runs import State, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import State
 
 Until = Callable[[Callable[[], object], float, str], None]
 

@@ -15,7 +15,8 @@ from training_runs import science, started, wait_for_step
 from genxai.configfile import load_config
 from genxai.data import fingerprint
 from genxai.errors import EXIT_OK, EXIT_STOPPED
-from genxai.runs import Run, State, read_json, read_jsonl, run_signature
+from genxai.files import read_json, read_jsonl
+from genxai.runs import Run, State, run_signature
 from launch.ranks import STARTED_HERE, start_ranks
 
 ROOT = Path(__file__).parents[2]

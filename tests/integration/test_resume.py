@@ -12,7 +12,8 @@ import pytest
 from training_runs import science, started, wait_for_step
 
 from genxai.errors import EXIT_OK, EXIT_STOPPED
-from genxai.runs import Run, State, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run, State
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24

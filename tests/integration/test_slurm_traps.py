@@ -15,7 +15,8 @@ from local_cluster import LocalCluster
 from local_processes import ClusterError
 from slurm_sweeps import ONE_POINT, TINY, SlurmSweep, hold
 
-from genxai.runs import State, read_json, read_jsonl
+from genxai.files import read_json, read_jsonl
+from genxai.runs import State
 
 Until = Callable[[Callable[[], object], float, str], None]
 

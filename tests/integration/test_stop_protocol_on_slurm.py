@@ -16,7 +16,8 @@ from local_processes import Process
 from slurm_sweeps import ONE_POINT, REPOSITORY, TINY, SlurmSweep, hold, step_daemons
 from training_runs import science
 
-from genxai.runs import Run, State, find_runs, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run, State, find_runs
 
 Until = Callable[[Callable[[], object], float, str], None]
 Ages = dict[Path, int]  # file -> when it was written last [ns]

@@ -12,7 +12,8 @@ from local_cluster import LocalCluster
 from slurm_sweeps import REPOSITORY, TINY, SlurmSweep, hold_some
 from training_runs import science
 
-from genxai.runs import Run, State, find_runs, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run, State, find_runs
 
 Until = Callable[[Callable[[], object], float, str], None]
 

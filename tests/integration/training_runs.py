@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from genxai.runs import Run, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run
 
 
 def started(command: Sequence[str]) -> tuple[subprocess.Popen[str], Run]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from genxai.runs import write_json
+from genxai.files import write_json
 from launch import slurm
 from launch.outcomes import Outcome
 from launch.plan import Planner

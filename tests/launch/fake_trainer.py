@@ -10,7 +10,8 @@ import signal
 import time
 from pathlib import Path
 
-from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, write_json
+from genxai.files import append_jsonl, read_json, read_jsonl, write_json
+from genxai.runs import Run, State
 
 
 def metrics(config) -> dict[str, float]:

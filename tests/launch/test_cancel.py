@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from genxai.errors import GenxaiError
-from genxai.runs import append_jsonl, exclusive, read_jsonl, write_json
+from genxai.files import append_jsonl, exclusive, read_jsonl, write_json
 from launch import cancel, sweep
 from launch.attempts import excuses_file
 from launch.processes import find_processes

@@ -9,7 +9,7 @@ import pytest
 
 from genxai.configfile import load_config
 from genxai.errors import UsageError
-from genxai.runs import append_jsonl, write_json
+from genxai.files import append_jsonl, write_json
 from launch import cost, sweep
 from launch.cards import (
     Card,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genxai.errors import GenxaiError
-from genxai.runs import append_jsonl, write_json
+from genxai.files import append_jsonl, write_json
 from launch import status, train
 from launch.attempts import tried
 from launch.records import read_result

@@ -21,7 +21,7 @@ from launch.reconciler import only_reconciler
 KILLED_WRITERS = """
 import os, signal, sys
 from pathlib import Path
-from genxai.runs import write_atomic
+from genxai.files import write_atomic
 
 os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 for name in sys.argv[1:]:

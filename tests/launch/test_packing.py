@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from genxai.errors import UsageError
-from genxai.runs import State, read_jsonl, write_json
+from genxai.files import read_jsonl, write_json
+from genxai.runs import State
 from launch import packing, sweep
 from launch.attempts import Live, Status, excuse, excuses_file
 from launch.executors import SlurmRuns, default_parallel, slurm_live

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from genxai.runs import write_json
+from genxai.files import write_json
 from launch.attempts import Live, Status
 from launch.outcomes import non_dominated, outcome, pareto_front, scaled_sums, select
 from launch.plan import remembered, wanted_runs

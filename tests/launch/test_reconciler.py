@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from genxai.runs import Run, write_json
+from genxai.files import write_json
+from genxai.runs import Run
 from launch.attempts import Live, Status
 from launch.reconciler import Reconciler
 

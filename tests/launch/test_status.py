@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from genxai.runs import append_jsonl, write_json
+from genxai.files import append_jsonl, write_json
 from launch import status
 from launch.attempts import Live, Report, Status, report
 from launch.display import as_json, failure_lines, hours, live_table, plan_lines, totals_line

@@ -10,7 +10,8 @@ import time
 import pytest
 import yaml
 
-from genxai.runs import Run, read_jsonl
+from genxai.files import read_jsonl
+from genxai.runs import Run
 from launch.processes import find_processes
 from launch.submissions import histories, read_submissions
 from launch.sweepdir import SweepDir

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from genxai.configfile import load_config
-from genxai.runs import Run, append_jsonl, read_jsonl
+from genxai.files import append_jsonl, read_jsonl
+from genxai.runs import Run
 from launch import cli, worker
 from launch.attempts import Status, excuse, excuses_file
 from launch.detach import DetachedSweep

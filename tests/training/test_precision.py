@@ -6,7 +6,8 @@ import torch
 from genxai.configfile import load_config
 from genxai.data import fingerprint
 from genxai.fairness import Ledger
-from genxai.runs import Run, read_json, run_signature
+from genxai.files import read_json
+from genxai.runs import Run, run_signature
 from genxai.training import Outcome, loop, train
 from genxai.training.backends.ddp import Replicated
 from genxai.training.experiment import build

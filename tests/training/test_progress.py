@@ -8,7 +8,8 @@ import pytest
 from genxai import runs
 from genxai.configfile import load_config
 from genxai.data import fingerprint
-from genxai.runs import Run, append_jsonl, read_json, read_jsonl, run_signature, write_json
+from genxai.files import append_jsonl, read_json, read_jsonl, write_json
+from genxai.runs import Run, run_signature
 from genxai.training import Outcome, loop, train
 from genxai.training import run as run_module
 

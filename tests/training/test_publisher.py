@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genxai import runs
+from genxai import files
 from genxai.training import checkpoints, publisher
 from genxai.training.publisher import Publisher
 
@@ -223,7 +223,7 @@ KILLED_AT_EVERY_LINE = """
 import itertools, json, os, signal, sys, threading
 from pathlib import Path
 import torch
-from genxai import runs
+from genxai import files
 from genxai.training import checkpoints
 from genxai.training.publisher import Publisher
 
@@ -237,7 +237,7 @@ def kill_at(line):
     passed = 0
     def trace(frame, event, argument):
         nonlocal passed
-        if frame.f_code.co_filename not in (checkpoints.__file__, runs.__file__):
+        if frame.f_code.co_filename not in (checkpoints.__file__, files.__file__):
             return None
         passed += event == "line"
         if passed == line:
@@ -326,7 +326,7 @@ def test_writing_a_file_never_changes_the_mask_that_other_threads_write_under(tm
     try:
         with monkeypatch.context() as patched:
             patched.setattr(os, "umask", lambda mask: pytest.fail("the mask was set"))
-            runs.write_atomic(tmp_path / "file", "text")
+            files.write_atomic(tmp_path / "file", "text")
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640

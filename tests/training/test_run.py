@@ -11,7 +11,8 @@ import torch
 from genxai.configfile import load_config
 from genxai.data import fingerprint
 from genxai.errors import CheckpointError, GenxaiError, UsageError
-from genxai.runs import Run, State, append_jsonl, read_json, read_jsonl, run_signature, write_json
+from genxai.files import append_jsonl, read_json, read_jsonl, write_json
+from genxai.runs import Run, State, run_signature
 from genxai.training import Outcome, train
 from genxai.training import resume as resume_module
 from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_checkpoint
