@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from genxai import runs
 from genxai.configfile import load_config
+from genxai.errors import GenxaiError
 from genxai.files import append_jsonl, finite, read_jsonl, write_atomic, write_json
 from genxai.runs import Run, State, run_signature
 
