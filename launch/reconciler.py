@@ -47,6 +47,10 @@ class Reconciler:
 
     def __post_init__(self) -> None:
         self.surveyor = Surveyor(self.planner)
+        self.read()
+
+    def read(self) -> None:
+        """Take up what the files say now. Once the sweep is held: another reconciler may have ended since."""
         self.submissions = read_submissions(self.planner.folder)
         self.trials = all_trials(self.planner)
         self._journal_of = read_digest(self.planner.folder)

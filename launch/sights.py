@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import yaml
 
 from genxai.configfile import read_tree, validate
 from genxai.errors import GenxaiError
-from genxai.runs import Run
 from launch.attempts import Live, Report, Status, last_lines, report
 from launch.display import ORDER, waiting_reasons
 from launch.executors import LocalRuns, slurm_live
@@ -26,7 +26,7 @@ from launch.pictures import newest_pictures
 from launch.records import closed_folders
 from launch.slurm import QueuedJob, SlurmSilent, queue
 from launch.submissions import History, Submission, histories, read_submissions
-from launch.survey import time_left
+from launch.survey import FinishedReports, time_left
 from launch.sweepdir import SweepDir
 from launch.sweepfile import SweepFile
 
@@ -69,8 +69,8 @@ class Watcher:
     root: Path
     told: set[str] = field(default_factory=set)
     asked_slurm: bool = False  # at the latest look
-    _finished: dict[Path, Report] = field(default_factory=dict)
-    _queue: list[QueuedJob] | None = None
+    _finished: FinishedReports = field(default_factory=FinishedReports)
+    _queue: list[QueuedJob] | SlurmSilent | None = None  # as of this look
 
     def look(self) -> list[Sight]:
         """Every sweep folder by name; warns on stderr of what cannot be read. Raises GenxaiError if nothing may be."""
@@ -98,7 +98,8 @@ class Watcher:
         for file in sorted(folder.path.glob("*/config.yaml")):
             name = file.parent.name
             try:
-                reports[name] = self._report(folder.run(name), live.get(name), retries, past.get(name, History()))
+                read = partial(report, folder.run(name), live.get(name), retries, past.get(name, History()))
+                reports[name] = self._finished.get(folder.run(name), read)
             except (GenxaiError, OSError) as error:
                 problems.append(str(error))
                 reports[name] = Report(Status.UNREADABLE, str(error))
@@ -125,26 +126,20 @@ class Watcher:
             problems=tuple(problems),
         )
 
-    def _report(self, run: Run, live: Live | None, retries: int, history: History) -> Report:
-        known = self._finished.get(run.path)
-        if known is not None and run.result_file.exists():
-            return known
-        found = report(run, live, retries, history)
-        if found.status is Status.DONE:
-            self._finished[run.path] = found
-        return found
-
     def _alive(self, folder: SweepDir, submissions: Sequence[Submission], problems: list[str]) -> dict[str, Live]:
         """Who is alive, as far as this machine can tell; that a cluster does not answer is added to `problems`."""
         live = LocalRuns(folder, max_parallel=1).live(submissions)
         if any(s.cluster == "slurm" for s in submissions) and shutil.which("squeue"):
             self.asked_slurm = True
-            try:
-                if self._queue is None:
-                    self._queue = queue()  # once for all sweeps: a cluster's controller is shared by many
+            if self._queue is None:  # once for all sweeps: a cluster's controller is shared by many
+                try:
+                    self._queue = queue()
+                except SlurmSilent as error:
+                    self._queue = error
+            if isinstance(self._queue, SlurmSilent):
+                problems.append(f"{self._queue}; states of Slurm jobs are unknown")
+            else:
                 live |= slurm_live(folder, submissions, self._queue)
-            except SlurmSilent as error:
-                problems.append(f"{error}; states of Slurm jobs are unknown")
         return live
 
 

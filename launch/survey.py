@@ -11,8 +11,10 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from genxai.runs import Run
 from launch.attempts import ENDED, IN_FLIGHT, TO_SUBMIT, Live, Report, Status, Tried, report
 from launch.outcomes import Outcome, outcome
 from launch.plan import PlannedRun, Planner, Trial, wanted_runs
@@ -90,12 +92,30 @@ _Stamp = tuple[int, int, int]
 
 
 @dataclass
+class FinishedReports:
+    """The reports of finished runs, kept while their result.json stays the same file."""
+
+    _known: dict[Path, tuple[_Stamp, Report]] = field(default_factory=dict)
+
+    def get(self, run: Run, read: Callable[[], Report]) -> Report:
+        """The report of a run, by `read` unless it is known."""
+        stamp = _stamp(run.result_file)
+        known = self._known.get(run.path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        found = read()
+        if found.status is Status.DONE and stamp is not None:
+            self._known[run.path] = stamp, found
+        return found
+
+
+@dataclass
 class Surveyor:
     """Looks again and again at one sweep; remembers the reports of finished runs while their files stay the same."""
 
     planner: Planner
     forgiven: Mapping[str, Tried] = field(default_factory=dict)
-    _finished: dict[str, tuple[_Stamp, Report]] = field(default_factory=dict)
+    _finished: FinishedReports = field(default_factory=FinishedReports)
 
     def look(
         self,
@@ -124,21 +144,9 @@ class Surveyor:
         return Survey(trials, runs, reports, outcomes, unplanned)
 
     def _report(self, planned: PlannedRun, live: Mapping[str, Live], history: History) -> Report:
-        stamp = _stamp(planned.run.result_file)
-        known = self._finished.get(planned.signature)
-        if known is not None and known[0] == stamp:
-            return known[1]
-        retries = self.planner.sweep.definition.retries
-        found = report(
-            planned.run,
-            live.get(planned.signature),
-            retries,
-            history,
-            self.forgiven.get(planned.signature),
-        )
-        if found.status is Status.DONE and stamp is not None:
-            self._finished[planned.signature] = stamp, found
-        return found
+        retries, name = self.planner.sweep.definition.retries, planned.signature
+        read = partial(report, planned.run, live.get(name), retries, history, self.forgiven.get(name))
+        return self._finished.get(planned.run, read)
 
 
 def _stamp(file: Path) -> _Stamp | None:

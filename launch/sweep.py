@@ -105,6 +105,9 @@ def run_sweep(arguments: argparse.Namespace, planner: Planner, executor: Executo
     if arguments.dry_run:
         return _dry_run(arguments, planner, executor, survey, say)
     with only_reconciler(planner), stop_signals(), orderly_stop(reconciler, say):
+        reconciler.read()
+        if arguments.retry_failed:
+            reconciler.retry_failed()
         survey = _loop(arguments, reconciler, say)
     return _conclude(arguments, planner, executor, survey, say)
 

@@ -132,8 +132,6 @@ def _train(
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 log.error("ended at step %d: %s", step, error)
                 raise
-            if processes.first:
-                run.require()  # where the directory is gone, that is what went wrong
             if processes.count > 1 and is_lost_peer(error):
                 raise
             outcome = _record_failure(run, error, step, device)
@@ -204,6 +202,8 @@ def _finish(run: Run, loop: Loop) -> bool:
 
 
 def _record_failure(run: Run, error: Exception, step: int, device: str | None) -> Outcome:
+    """Publish FAILED.json, unless the directory has been removed: then that is what went wrong."""
+    run.require()
     text = "".join(traceback.format_exception(error))
     log.error("failed at step %d: %s", step, text)
     name, message = type(error).__name__, str(error)

@@ -114,3 +114,46 @@ def test_a_sweep_without_its_caches_writes_the_same_selection_and_study(make_pla
     run_sweep(make_planner, Jobs(4, random.Random(6)), interrupted=False)
     assert (folder.selected.read_bytes(), folder.journal_digest.read_bytes()) == (selected, digest)
     assert folder.journal.exists()
+
+
+def test_what_another_reconciler_submitted_before_this_one_held_the_sweep_is_not_submitted_again(
+    make_planner, monkeypatch, tmp_path
+):
+    """Between the plan that a person is shown and the lock, another one may come and go."""
+    from argparse import Namespace
+
+    from launch import sweep
+    from launch.executors import Executor
+    from launch.submissions import intend, submitted
+
+    class Noted(Executor):
+        cluster = "slurm"
+        runs_per_job = 1
+
+        def live(self, submissions):
+            return {signature: Live(Status.QUEUED) for s in submissions for signature in s.signatures}
+
+        def slots(self, submissions, live):
+            return None
+
+        def array_size(self, count):
+            return count
+
+        def submit(self, runs):
+            record = intend(self.folder, "slurm", [(planned.signature, starts) for planned, starts in runs])
+            return [submitted(self.folder, record, ["1"])]
+
+    planner = make_planner()
+    other = Reconciler(planner, Noted(planner.folder), note=lambda line: None)
+    look = Reconciler.look
+
+    def meanwhile(self):
+        survey = look(self)
+        if self is not other and not other.submissions:
+            other.run_pass()
+        return survey
+
+    monkeypatch.setattr(Reconciler, "look", meanwhile)
+    arguments = Namespace(json=False, retry_failed=False, dry_run=False, once=True, runs=tmp_path, max_parallel=None)
+    assert sweep.run_sweep(arguments, planner, Noted(planner.folder)) == 0
+    assert len(list(planner.folder.submissions.iterdir())) == 1

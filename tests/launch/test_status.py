@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genxai.files import append_jsonl, write_json
-from launch import status
+from launch import sights, status
 from launch.attempts import Live, Report, Status, report
 from launch.display import as_json, failure_lines, hours, live_table, plan_lines, totals_line
 from launch.outcomes import write_selection
@@ -392,14 +392,19 @@ def test_a_watch_in_json_is_one_object_a_line(tmp_path, runs, finish):
     assert looks[0] == looks[1] and looks[0]["total"]["counts"]["done"] == 1
 
 
-def test_a_watch_reads_a_finished_run_once_and_sees_it_removed(tmp_path, runs, finish):
+def test_a_watch_reads_a_finished_run_once_and_sees_it_replaced_or_removed(tmp_path, runs, finish, monkeypatch):
     finish(runs[0])
     finish(runs[1])
+    read = []
+    monkeypatch.setattr(sights, "report", lambda run, *rest: read.append(run.signature) or report(run, *rest))
     watcher = Watcher(tmp_path / "runs")
-    assert watcher.look()[0].counts["done"] == 2
-    runs[0].run.result_file.write_text("{")  # not read again
+    for _ in range(2):
+        assert watcher.look()[0].counts["done"] == 2
+    assert [read.count(planned.signature) for planned in runs[:2]] == [1, 1]
+    runs[0].run.result_file.write_text("{")
     runs[1].run.result_file.unlink()
-    assert watcher.look()[0].counts["done"] == 1
+    counts = watcher.look()[0].counts
+    assert (counts["done"], counts["unreadable"]) == (0, 1)
 
 
 # --- the command ---------------------------------------------------------------------------------
