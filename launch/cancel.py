@@ -13,17 +13,17 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from genxai.errors import EXIT_FAILED, EXIT_OK, GenxaiError, UsageError
 from genxai.files import exclusive, is_locked, read_json
 from genxai.runs import State, find_runs
 from launch.attempts import Live, Status, excuse
-from launch.executors import LocalRuns, slurm_live
+from launch.executors import LocalRuns, local_live, slurm_live
 from launch.processes import find_processes
 from launch.sbatch import settle
-from launch.slurm import QueuedJob, ask, queue
+from launch.slurm import QueuedJob, SlurmSilent, cancel, queue
 from launch.submissions import RECONCILER, Submission, asked_to_stop, read_submissions
 from launch.sweepdir import SweepDir
 
@@ -43,17 +43,13 @@ class Targets:
     local: Mapping[str, Live]
     jobs: Sequence[QueuedJob]
     detached: Sequence[Submission]  # reconcilers in Slurm's queue
-    reconciler: str  # in words; empty without one
-    pid: int | None  # of a reconciler on this machine that is no Slurm job
+    reconciler: str = ""  # in words; empty without one
+    waits: bool = False  # it is in Slurm's queue still, and runs nothing yet
+    pid: int | None = None  # of a reconciler on this machine that is no Slurm job
 
     def count(self, status: Status) -> int:
         """Runs that run or are queued."""
         return sum(live.status is status for live in (*self.slurm.values(), *self.local.values()))
-
-    @property
-    def running(self) -> list[str]:
-        """Signatures of the runs that are to save."""
-        return [name for name, live in (*self.slurm.items(), *self.local.items()) if live.status is Status.RUNNING]
 
     @property
     def anything(self) -> bool:
@@ -85,9 +81,9 @@ def cancel_sweep(folder: SweepDir, say: Callable[[str], None], yes: bool, dry_ru
             say("nothing was cancelled")
             code = EXIT_FAILED
         else:
-            killed, left = _cancel(folder, found)
+            ended, killed, left = _cancel(folder)
             told |= {"cancelled": True, "killed": killed, "still_alive": left}
-            say(_last_words(found, killed, left))
+            say(_last_words(ended, killed, left))
             code = EXIT_FAILED if left or elsewhere else EXIT_OK
     if as_json:
         print(json.dumps(told, indent=1))
@@ -96,26 +92,33 @@ def cancel_sweep(folder: SweepDir, say: Callable[[str], None], yes: bool, dry_ru
 
 def look(folder: SweepDir) -> Targets:
     """What is alive. Raises SlurmSilent, and GenxaiError if another machine runs the sweep."""
-    submissions = read_submissions(folder)
+    found = _look_for_jobs(folder, read_submissions(folder))
+    names = {record.name for record in found.detached}
+    reconcilers = sorted((job for job in found.jobs if job.name in names), key=lambda job: job.waiting)
+    if reconcilers:
+        found = replace(found, reconciler=f"Slurm job {reconcilers[0].job_id}", waits=reconcilers[0].waiting)
+    if is_locked(folder.lock) and not (reconcilers and not found.waits):
+        name, pid = _holder(folder)
+        found = replace(found, reconciler=name, waits=False, pid=pid)
+    return found
+
+
+def _look_for_jobs(folder: SweepDir, submissions: Sequence[Submission]) -> Targets:
+    """What is alive but the process that runs the sweep."""
     on_slurm = {s.name: s for s in submissions if s.cluster == "slurm"}
     jobs = [job for job in queue() if job.name in on_slurm] if on_slurm else []
-    live = slurm_live(folder, submissions) if jobs else {}
-    detached = {s.name: s for s in on_slurm.values() if s.details.get("role") == RECONCILER}
     names = {job.name for job in jobs}
-    reconciler, pid = "", None
-    running = [job for job in jobs if job.name in detached]
-    if running:
-        reconciler = f"Slurm job {running[0].job_id}"
-    if is_locked(folder.lock) and not any(not job.waiting for job in running):
-        reconciler, pid = _holder(folder)
     return Targets(
-        {name: one for name, one in live.items() if folder.run(name).state is not State.DONE},
-        LocalRuns(folder, max_parallel=1).live(submissions),
+        _unfinished(folder, slurm_live(folder, submissions, jobs)),
+        local_live(submissions),
         jobs,
-        [record for name, record in detached.items() if name in names],
-        reconciler,
-        pid,
+        [s for s in on_slurm.values() if s.details.get("role") == RECONCILER and s.name in names],
     )
+
+
+def _unfinished(folder: SweepDir, live: Mapping[str, Live]) -> dict[str, Live]:
+    """Without the runs that are done: their job may go on for the sake of others."""
+    return {name: one for name, one in live.items() if folder.run(name).state is not State.DONE}
 
 
 def _holder(folder: SweepDir) -> tuple[str, int]:
@@ -143,7 +146,8 @@ def _words(folder: SweepDir, found: Targets, elsewhere: int) -> str:
         slurm = sum(live.status is Status.RUNNING for live in found.slurm.values())
         parts = [f"{slurm} running and {waiting} queued on Slurm"] if found.slurm or found.jobs else []
         parts += [f"{len(found.local)} running on this machine"] if found.local else []
-        parts += [f"run by {found.reconciler}, which is ended first"] if found.reconciler else []
+        run_by = "to be run by" if found.waits else "run by"
+        parts += [f"{run_by} {found.reconciler}, which is ended first"] if found.reconciler else []
         words = ", ".join(parts)
     note = f"; {elsewhere} more, started by hand or from another machine, are not this command's to end" * bool(
         elsewhere
@@ -162,26 +166,32 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _cancel(folder: SweepDir, found: Targets) -> tuple[int, int]:
-    """End everything; how many running runs had to be killed before they had saved, and how many are alive still."""
+def _cancel(folder: SweepDir) -> tuple[Targets, int, int]:
+    """End everything; what was ended, how many runs before they had saved, and how many are alive still."""
+    found = look(folder)  # again: an answer may have taken long, and a pid be somebody else's by now
     for record in found.detached:
         asked_to_stop(folder, record)
-        _scancel("--name", record.name)
+        _scancel(record.name)
     if found.pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(found.pid, signal.SIGTERM)
     with _in_its_place(folder, found):
         submissions = settle(folder, read_submissions(folder))
-        jobs = _stop_slurm(folder, submissions) if found.jobs else set()
-        local = _stop_local(folder, submissions)
-        late = [name for name in found.running if name in jobs]
-        left = 0
-        if jobs:
-            left = _end_slurm(submissions)
-            for name in late:
-                if folder.run(name).state is State.STARTED:
-                    excuse(folder.run(name), "stopped")  # it was we who ended it
-        return len(late), left + local
+        now = _look_for_jobs(folder, submissions)  # its reconciler may have submitted until it ended
+        late, left = _end_jobs(folder, submissions) if now.jobs else ({}, 0)
+        left += _stop_local(folder, submissions)
+    ended = replace(found, slurm={**found.slurm, **now.slurm, **late}, local={**found.local, **now.local})
+    return ended, len(late), left
+
+
+def _end_jobs(folder: SweepDir, submissions: Sequence[Submission]) -> tuple[dict[str, Live], int]:
+    """End Slurm's jobs: the runs that had not saved in time, and how many submissions are alive still."""
+    late = {name: live for name, live in _stop_slurm(folder, submissions).items() if live.status is Status.RUNNING}
+    left = _end_slurm(submissions)
+    for name in late:
+        if folder.run(name).state is State.STARTED:
+            excuse(folder.run(name), "stopped")  # it was we who ended it
+    return late, left
 
 
 @contextlib.contextmanager
@@ -209,8 +219,8 @@ def _stop_local(folder: SweepDir, submissions: Sequence[Submission]) -> int:
     return alive
 
 
-def _stop_slurm(folder: SweepDir, submissions: Sequence[Submission]) -> set[str]:
-    """Take waiting jobs out of the queue, have running ones save and end; signatures in those that have not in time.
+def _stop_slurm(folder: SweepDir, submissions: Sequence[Submission]) -> dict[str, Live]:
+    """Take waiting jobs out of the queue, have running ones save and end; the runs in those that have not in time.
 
     A plain scancel leaves them KillWait, half a minute on most clusters; a signal first leaves them as long as they
     need. They do not come back: a job requeues itself only while its record does not say that it was asked to stop.
@@ -227,16 +237,16 @@ def _stop_slurm(folder: SweepDir, submissions: Sequence[Submission]) -> set[str]
         if time.monotonic() >= signal_at:
             signal_at = time.monotonic() + SIGNAL_AGAIN_SECONDS
             for name in jobs:
-                _scancel("--state=PENDING", "--name", name)
-                _scancel("--signal=TERM", "--state=RUNNING", "--name", name)
+                _scancel(name, "--state=PENDING")
+                _scancel(name, "--signal=TERM", "--state=RUNNING")
         time.sleep(0.5)
-    return set(slurm_live(folder, submissions)) if jobs else set()
+    return _unfinished(folder, slurm_live(folder, submissions)) if jobs else {}
 
 
 def _end_slurm(submissions: Sequence[Submission]) -> int:
     """End what is left, as Slurm does it; how many jobs do not go even so."""
     for name in _jobs(submissions):
-        _scancel("--name", name)
+        _scancel(name)
     deadline = time.monotonic() + END_SECONDS
     while (jobs := _jobs(submissions)) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -249,10 +259,10 @@ def _jobs(submissions: Sequence[Submission]) -> dict[str, Submission]:
     return {job.name: known[job.name] for job in queue() if job.name in known}
 
 
-def _scancel(*options: str) -> None:
+def _scancel(name: str, *options: str) -> None:
     """Whether it worked is seen in the queue: scancel also complains of jobs that are just ending."""
-    with contextlib.suppress(GenxaiError):
-        ask(["scancel", *options])
+    with contextlib.suppress(SlurmSilent):
+        cancel(name, *options)
 
 
 def _last_words(found: Targets, killed: int, left: int) -> str:

@@ -18,9 +18,10 @@ from genxai.files import is_locked, make_folder
 from launch.cli import Interrupted
 from launch.profiles import Profile, slurm_parameters
 from launch.sbatch import submit_jobs
-from launch.submissions import RECONCILER, intend
+from launch.slurm import queue
+from launch.submissions import RECONCILER, intend, read_submissions
 from launch.sweepdir import SweepDir
-from launch.worker import requeue
+from launch.worker import requeue, was_requeued
 
 #: what tells a job that it is preempted or near its time limit
 _NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -28,7 +29,7 @@ _NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 def detach(folder: SweepDir, argv: Sequence[str], profile: Profile | None) -> int:
     """Start `sweep.py argv` in the background, with a profile as a Slurm job, and say where to look; the exit code."""
-    check_free(folder)
+    check_free(folder, on_slurm=profile is not None)
     rest = [word for word in argv if word != "--detach"]
     watch = f"watch it with: python launch/status.py {folder.path.parent} --watch"
     if profile is not None:
@@ -43,10 +44,20 @@ def detach(folder: SweepDir, argv: Sequence[str], profile: Profile | None) -> in
     return code
 
 
-def check_free(folder: SweepDir) -> None:
-    """Raises GenxaiError if a reconciler of this sweep is alive."""
+def check_free(folder: SweepDir, on_slurm: bool) -> None:
+    """Raises GenxaiError if a reconciler of this sweep is alive, or waits in Slurm's queue.
+
+    Raises SlurmSilent if Slurm cannot say whether an earlier one waits.
+    """
     if is_locked(folder.lock):
         raise GenxaiError(f"this sweep is already being run: {folder.path}; watch it with launch/status.py")
+    names = {s.name for s in read_submissions(folder) if s.details.get("role") == RECONCILER} if on_slurm else set()
+    for job in queue() if names else ():
+        if job.name in names:
+            raise GenxaiError(
+                f"this sweep is run by Slurm job {job.job_id} already ({job.state.lower()}): {folder.path}; "
+                "--cancel ends it"
+            )
     make_folder(folder.path)
 
 
@@ -88,10 +99,12 @@ class DetachedSweep:
     def _run(self) -> int:
         from launch.sweep import main
 
+        # forgiven when it was submitted: what has failed since counts
+        argv = [word for word in self.argv if not (word == "--retry-failed" and was_requeued())]
         os.chdir(self.directory)  # --runs and the sweep file may be relative
         with open(self.log, "a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
-                return main(self.argv)
+                return main(argv)
             except Interrupted as stop:  # before the command could listen
                 return stop.exit_code
 
@@ -117,7 +130,8 @@ def _noticing() -> Iterator[list[int]]:
 def submit_reconciler(folder: SweepDir, profile: Profile, argv: Sequence[str]) -> str:
     """Submit the reconciler as a small requeueable job without a GPU; its job id."""
     record = intend(folder, "slurm", [], role=RECONCILER)
-    small = profile.model_copy(update={"gres": None, "constraint": None, "cpus_per_task": 1, "mem": "2G"})
+    one = {"tasks": 1, "nodes": 1, "accelerate": None, "cpus_per_task": 1, "mem": "2G"}
+    small = profile.model_copy(update={"gres": None, "constraint": None, **one})
     work = DetachedSweep(argv, os.getcwd(), str(folder.log))
     parameters = slurm_parameters(small, record.name, threads=1)
     return submit_jobs(folder, record, parameters, lambda slurm: [slurm.submit(work)]).jobs[0]

@@ -27,6 +27,12 @@ ORDER = (
 ALWAYS = ORDER[:5]
 
 
+#: what squeue says of jobs that no change in the queue will ever start
+HOPELESS = frozenset(
+    ("BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit")
+)
+
+
 def plan_lines(sweep: Sweep, survey: Survey, cluster: str, array: int, runs_per_job: int = 1) -> list[str]:
     """The plan that is printed before anything is submitted. array: jobs of a Slurm array, or local runs at once."""
     definition = sweep.definition
@@ -135,8 +141,11 @@ def waiting_reasons(reports: Iterable[Report]) -> dict[str, int]:
 
 
 def waiting_words(reasons: Mapping[str, int]) -> str:
-    """Priority: 3, PartitionTimeLimit: 1."""
-    return ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
+    """Priority: 3, JobHeldUser: 1; and what to do about jobs that wait for ever."""
+    words = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
+    if HOPELESS.isdisjoint(reasons):
+        return words
+    return f"{words}; they ask for more than the cluster gives: --cancel, change the profile, start again"
 
 
 def best_line(sweep: Sweep, survey: Survey) -> str:

@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,13 +31,15 @@ from launch.plan import PlannedRun
 from launch.processes import find_processes
 from launch.profiles import Profile, check_packing_fits, check_profile_fits, check_shares_gpu, slurm_parameters
 from launch.sbatch import SubmitLimit, in_place, settle, submit_jobs
-from launch.slurm import QueuedJob, max_array_size, queue
+from launch.slurm import QueuedJob, SlurmSilent, max_array_size, queue
 from launch.submissions import Submission, Turns, asked_to_stop, intend, submitted, withdraw
 from launch.sweepdir import SweepDir
 from launch.worker import thread_limits, work
 
 #: a local job has no time limit; submitit insists on one [minutes]
 _A_YEAR = 60 * 24 * 365
+#: between two questions of a local reconciler about jobs that an earlier one has handed to Slurm [s]
+ASK_SLURM_SECONDS = 10.0
 
 Function = Callable[[str], Any]
 
@@ -91,15 +94,24 @@ class LocalRuns(Executor):
         self.max_parallel = max_parallel
         self._devices = visible_gpus()
         self._asked: set[str] = set()  # nonces of submissions that were asked to stop
+        self._on_slurm: dict[str, Live] = {}  # as of the latest answer
+        self._ask_slurm = 0.0
 
     def live(self, submissions: Sequence[Submission]) -> dict[str, Live]:
-        alive = self._processes()
-        mine = [s for s in submissions if s.cluster == "local" and s.nonce in alive]
-        return {signature: Live(Status.RUNNING) for s in mine for signature in s.signatures}
+        return self._live_on_slurm(submissions) | local_live(submissions)
+
+    def _live_on_slurm(self, submissions: Sequence[Submission]) -> dict[str, Live]:
+        """What an earlier reconciler has handed to Slurm. No answer is no obstacle: each run has its own lock."""
+        if not any(s.cluster == "slurm" for s in submissions) or shutil.which("squeue") is None:
+            return {}
+        if time.monotonic() >= self._ask_slurm:
+            with contextlib.suppress(SlurmSilent):
+                self._on_slurm = slurm_live(self.folder, submissions)
+            self._ask_slurm = time.monotonic() + ASK_SLURM_SECONDS
+        return self._on_slurm
 
     def slots(self, submissions: Sequence[Submission], live: Mapping[str, Live]) -> int:
-        alive = self._processes()
-        return max(0, self.max_parallel - sum(s.nonce in alive for s in submissions))
+        return max(0, self.max_parallel - len(_local(submissions, job_processes())))
 
     def array_size(self, count: int) -> int:
         return 1
@@ -123,7 +135,7 @@ class LocalRuns(Executor):
 
     def settle(self, submissions: Sequence[Submission]) -> list[Submission]:
         """A reconciler killed while it started a job never gave it its pickle: nobody will, and the job only waits."""
-        settled, alive = [], self._processes()
+        settled, alive = [], job_processes()
         for submission in submissions:
             mine = submission.cluster == "local" and submission.host == socket.gethostname()
             if not mine or submission.state != "intent" or in_place(self.folder, submission):
@@ -137,8 +149,8 @@ class LocalRuns(Executor):
 
     def stop(self, submissions: Sequence[Submission]) -> int:
         """SIGTERM to the runs themselves: they save at the next step and exit."""
-        alive = self._processes()
-        mine = [s for s in submissions if s.nonce in alive]
+        alive = job_processes()
+        mine = _local(submissions, alive)
         for submission in mine:
             if submission.nonce not in self._asked:
                 self._asked.add(submission.nonce)
@@ -148,14 +160,6 @@ class LocalRuns(Executor):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGTERM)
         return len(mine)
-
-    def _processes(self) -> dict[str, dict[int, str]]:
-        """Nonce -> pid -> command line of the living processes of any submission."""
-        alive: dict[str, dict[int, str]] = {}
-        for pid, command in find_processes("submitit.").items():
-            for nonce in _NONCE.findall(command):
-                alive.setdefault(nonce, {})[pid] = command
-        return alive
 
     def _least_used_devices(self, count: int) -> str | None:
         """The GPUs that the fewest living runs use, one per process, as CUDA_VISIBLE_DEVICES; None without GPUs.
@@ -168,10 +172,30 @@ class LocalRuns(Executor):
             return None
         from launch.submissions import read_submissions
 
-        alive = self._processes()
+        alive = job_processes()
         living = [s for s in read_submissions(self.folder) if s.nonce in alive]
         used = [device for s in living for device in str(s.details.get("device") or "").split(",")]
         return ",".join(sorted(self._devices, key=used.count)[:count])
+
+
+def local_live(submissions: Sequence[Submission]) -> dict[str, Live]:
+    """Signature -> running for the local runs that are alive on this machine."""
+    mine = _local(submissions, job_processes())
+    return {signature: Live(Status.RUNNING) for s in mine for signature in s.signatures}
+
+
+def job_processes() -> dict[str, dict[int, str]]:
+    """Nonce -> pid -> command line of the living processes of any submission."""
+    alive: dict[str, dict[int, str]] = {}
+    for pid, command in find_processes("submitit.").items():
+        for nonce in _NONCE.findall(command):
+            alive.setdefault(nonce, {})[pid] = command
+    return alive
+
+
+def _local(submissions: Sequence[Submission], alive: Mapping[str, Any]) -> list[Submission]:
+    """Those of local runs among the living: on a node of a cluster a Slurm job's processes are seen as well."""
+    return [s for s in submissions if s.cluster == "local" and s.nonce in alive]
 
 
 _NONCE = re.compile(r"/jobs/([0-9a-f]{10})(?=[\s/]|$)")
@@ -241,12 +265,13 @@ class SlurmRuns(Executor):
             check_packing_fits(profile)
 
     def live(self, submissions: Sequence[Submission]) -> dict[str, Live]:
-        return slurm_live(self.folder, submissions)
+        return slurm_live(self.folder, submissions) | local_live(submissions)
 
     def slots(self, submissions: Sequence[Submission], live: Mapping[str, Live]) -> int | None:
         if self.max_parallel is None:
             return None
-        places = {name: (s.nonce, i // s.runs_per_job) for s in submissions for i, name in enumerate(s.signatures)}
+        mine = [s for s in submissions if s.cluster == "slurm"]
+        places = {name: (s.nonce, i // s.runs_per_job) for s in mine for i, name in enumerate(s.signatures)}
         jobs = {places[name] for name in live if name in places}
         return max(0, self.max_parallel - len(jobs)) * self.runs_per_job
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from launch.cli import Interrupted
+from launch.submissions import read_submissions
 
 if TYPE_CHECKING:
     from launch.reconciler import Reconciler
@@ -51,7 +52,9 @@ def _stop_jobs(reconciler: Reconciler, say: Callable[[str], None]) -> str:
     again = "start the same command again to go on"
     if reconciler.executor.cluster == "slurm":
         return f"stopped watching; the Slurm jobs go on. {again[0].upper()}{again[1:]}, with --cancel to end them"
-    alive = reconciler.executor.stop(reconciler.submissions)
+    # from the files: the interruption may have come before the reconciler had noted what it was submitting
+    submissions = read_submissions(reconciler.planner.folder, problems=[])
+    alive = reconciler.executor.stop(submissions)
     if not alive:
         return f"stopped; {again}"
     say(f"asked {alive} runs to save and stop; Ctrl-C again leaves them running")
@@ -59,7 +62,7 @@ def _stop_jobs(reconciler: Reconciler, say: Callable[[str], None]) -> str:
     while alive and time.monotonic() < deadline:
         try:
             time.sleep(0.5)
-            alive = reconciler.executor.stop(reconciler.submissions)  # again: one that was just starting missed it
+            alive = reconciler.executor.stop(submissions)  # again: one that was just starting missed it
         except KeyboardInterrupt:
             break
     if alive:

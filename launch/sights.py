@@ -21,7 +21,7 @@ from genxai.configfile import read_tree, validate
 from genxai.errors import GenxaiError
 from launch.attempts import Live, Report, Status, last_lines, report
 from launch.display import ORDER, waiting_reasons
-from launch.executors import LocalRuns, slurm_live
+from launch.executors import local_live, slurm_live
 from launch.pictures import newest_pictures
 from launch.records import closed_folders
 from launch.slurm import QueuedJob, SlurmSilent, queue
@@ -128,7 +128,7 @@ class Watcher:
 
     def _alive(self, folder: SweepDir, submissions: Sequence[Submission], problems: list[str]) -> dict[str, Live]:
         """Who is alive, as far as this machine can tell; that a cluster does not answer is added to `problems`."""
-        live = LocalRuns(folder, max_parallel=1).live(submissions)
+        live = local_live(submissions)
         if any(s.cluster == "slurm" for s in submissions) and shutil.which("squeue"):
             self.asked_slurm = True
             if self._queue is None:  # once for all sweeps: a cluster's controller is shared by many

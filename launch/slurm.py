@@ -58,10 +58,10 @@ def _parse(line: str) -> QueuedJob:
     return QueuedJob(job_id, int(index) if index.isdigit() else 0, name, state, reason)
 
 
-def cancel(name: str) -> None:
-    """End every job of mine with this name, if there is any. Raises SlurmSilent if Slurm does not answer."""
+def cancel(name: str, *options: str) -> None:
+    """scancel every job of mine with this name, if there is any. Raises SlurmSilent if Slurm does not answer."""
     try:
-        ask(["scancel", f"--name={name}"])
+        ask(["scancel", *options, f"--name={name}"])
     except GenxaiError as error:
         raise SlurmSilent(str(error)) from None
 

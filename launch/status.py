@@ -208,6 +208,9 @@ def _words(s: Sight) -> list[str]:
         since = f"; {s.ended_since} runs have ended since" if s.ended_since else ""
         point = point_words(s.best["point"])
         lines.append(f"{s.name}: best trial {s.best['trial']} ({point}): {means} (n={s.best['n']}{since})")
+    other = sum(s.counts.values()) - (s.total or 0)
+    if s.total is not None and other > 0:
+        lines.append(f"{s.name}: {other} of these runs belong to another version of the sweep")
     if s.waiting:
         lines.append(f"{s.name}: queued runs wait for {waiting_words(s.waiting)}")
     return lines

@@ -31,6 +31,9 @@ POLL_SECONDS = {"local": (1.0, 1.0), "slurm": (2.0, 25.0)}
 #: for a person without a cluster
 _WITHOUT_SLURM = "use --cluster local, or start a Slurm of your own with slurm/local_cluster.py"
 
+#: where there is no terminal, seconds between two lines that only tell of runs that have begun, at least
+LINE_SECONDS = 10.0
+
 #: seconds until Slurm is asked again when it has not answered
 SILENCE_SECONDS = 20.0
 
@@ -130,6 +133,7 @@ def _dry_run(
     from launch.attempts import Status
     from launch.cost import as_json, cost_lines, estimates_or_reason
 
+    say("counting what a step of these runs costs ...")
     found, reason = estimates_or_reason(planner, survey)
     for line in [reason] if reason else cost_lines(found, survey.total - survey.count(Status.DONE, Status.FAILED)):
         say(line)
@@ -177,7 +181,10 @@ def _answered(ask: Callable[[], T], patient: bool, say: Callable[[str], None]) -
     silence = ""
     while True:
         try:
-            return ask()
+            answer = ask()
+            if silence:
+                say("Slurm answers again")
+            return answer
         except SlurmSilent as error:
             if not patient:
                 raise GenxaiError(f"{error}; try again later, or {_WITHOUT_SLURM}") from None
@@ -219,19 +226,22 @@ def _display(
             reconciler.note = console.print
             yield lambda survey: live.update(live_table(sweep, survey, _parallel(executor, survey)))
         return
-    shown: list[object] = [None, ""]
+    shown: list[object] = [None, None, ""]
     reasons: set[str] = set()
+    began = said = time.monotonic()
 
     def show(survey: Survey) -> None:
-        # what runs changes all the while; only an ended or preempted run or a new reason to wait is worth a line, and
-        # only a new best point is worth its words
+        # an ended or preempted run and a new reason to wait are worth a line at once; what runs changes all the while,
+        # and is worth one now and then; only a new best point is worth its words
+        nonlocal said
         ended = [survey.count(status) for status in (Status.DONE, Status.FAILED, Status.PREEMPTED)]
-        best = best_line(sweep, survey)
+        best, counts, now = best_line(sweep, survey), [survey.count(status) for status in Status], time.monotonic()
         new = set(waiting_reasons(survey.reports.values())) - reasons
-        if ended != shown[0] or new:
+        due = counts != shown[1] and now - said > max(LINE_SECONDS, (now - began) / 20)
+        if ended != shown[0] or new or due:
             words = totals_line(sweep, survey, _parallel(executor, survey))
-            say(f"{time.strftime('%H:%M:%S')}  {words}" + (f"; {best}" if best and best != shown[1] else ""))
-            shown[:] = [ended, best]
+            say(f"{time.strftime('%H:%M:%S')}  {words}" + (f"; {best}" if best and best != shown[2] else ""))
+            shown[:], said = [ended, counts, best], now
             reasons.update(new)
 
     yield show

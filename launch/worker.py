@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genxai.errors import DISK_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, RunRemoved
+from genxai.errors import DISK_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, GenxaiError, RunRemoved
 from genxai.runs import Run, State
 from genxai.training.stopping import StopFlag, listening
 from launch.attempts import excuse
 from launch.ranks import is_first_rank, is_rank, join_slurm_step, start_ranks
-from launch.slurm import ENDED
+from launch.slurm import ENDED, ask
 from launch.submissions import is_cancelled
 
 if TYPE_CHECKING:
@@ -27,34 +26,33 @@ if TYPE_CHECKING:
 
 #: how long a requeued job waits for its former process, which may still be saving on another node [s]
 BUSY_SECONDS = 120.0
+#: how long a stopped job asks a controller that does not answer, and how long it pauses in between [s]
+ASK_SECONDS, ASK_AGAIN_SECONDS = 60.0, 3.0
 
 
 def work(run_dir: str) -> str:
     """Train the run in `run_dir`; the outcome's name. Under Slurm a stopped run is requeued and the job exits.
 
-    submitit has installed its signal handlers before; ours go over them before torch is imported, which takes seconds.
+    submitit has installed its signal handlers before; ours go over them before torch is imported, which takes seconds,
+    and stay until the job is requeued: submitit's would requeue it as well, in its own way.
     """
     run = Run(Path(run_dir))
     os.environ.update(join_slurm_step(os.environ))
     processes = run.config().run.processes or 1
-    if processes > 1 and not is_rank():
-        outcome = _train_on_ranks(run, processes)
-    else:
-        with listening() as stop, excusing(run):
-            outcome = train_patiently(run, stop)
-    from genxai.training.run import Outcome
+    with listening() as stop:
+        if processes > 1 and not is_rank():
+            outcome = _train_on_ranks(run, processes, stop)
+        else:
+            with excusing(run):
+                outcome = train_patiently(run, stop)
+        from genxai.training.run import Outcome
 
-    if not is_first_rank():
-        # the first one speaks for the job, and must not be killed on the way because another has ended badly
-        sys.exit(EXIT_FAILED if outcome is Outcome.FAILED else EXIT_OK)
-    print(f"{run_dir}: {outcome}", flush=True)
-    note_end(run, outcome)
-    if in_slurm_job():
-        if outcome is Outcome.STOPPED:
-            requeue()
-            sys.exit(EXIT_STOPPED)
-        if outcome is Outcome.FAILED:
-            sys.exit(EXIT_FAILED)  # so that squeue and sacct say so too
+        if not is_first_rank():
+            # the first one speaks for the job, and must not be killed on the way because another has ended badly
+            sys.exit(EXIT_FAILED if outcome is Outcome.FAILED else EXIT_OK)
+        print(f"{run_dir}: {outcome}", flush=True)
+        note_end(run, outcome)
+        end_job(stopped=outcome is Outcome.STOPPED, failed=outcome is Outcome.FAILED)
     return str(outcome)
 
 
@@ -96,10 +94,12 @@ def thread_limits(threads: int) -> dict[str, str]:
     return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
-def _train_on_ranks(run: Run, processes: int) -> Outcome:
-    """Train with several processes of this machine."""
+def _train_on_ranks(run: Run, processes: int, stop: StopFlag) -> Outcome:
+    """Train with several processes of this machine, which hear from us of a stop."""
     from genxai.training.run import Outcome
 
+    if stop.requested:  # while torch was imported
+        return Outcome.STOPPED
     train = Path(__file__).with_name("train.py")
     code = start_ranks([sys.executable, str(train), str(run.path), "--quiet"], processes)
     if code == EXIT_STOPPED:
@@ -120,11 +120,28 @@ def job_id() -> str:
     return f"{array}_{index}" if array and index else os.environ["SLURM_JOB_ID"]
 
 
-def requeue(timeout_seconds: float = 60.0) -> None:
+def was_requeued() -> bool:
+    """Whether this job has had a life before."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+def end_job(stopped: bool, failed: bool) -> None:
+    """End a Slurm job as its cluster should see it: requeued if a run was stopped. Elsewhere, nothing."""
+    if not in_slurm_job():
+        return
+    if stopped:
+        requeue()
+        sys.exit(EXIT_STOPPED)
+    if failed:
+        sys.exit(EXIT_FAILED)  # so that squeue and sacct say so too
+
+
+def requeue() -> None:
     """Have Slurm queue this job again (from one rank). If it refuses, the reconciler submits the run anew.
 
     Not a job of a cancelled sweep, nor one that is completing: that was cancelled by a person, too (who does not want
-    it back), or Slurm is requeueing it by itself.
+    it back), or Slurm is requeueing it by itself. While the controller does not say which, it is asked again; then the
+    job is requeued all the same, since nobody else would bring back a reconciler.
     """
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return
@@ -132,20 +149,25 @@ def requeue(timeout_seconds: float = 60.0) -> None:
         print("not requeued: the sweep has been cancelled", file=sys.stderr, flush=True)
         return
     job = job_id()
-    state = _slurm(["squeue", "--noheader", "--jobs", job, "--format=%T"], timeout_seconds)
-    if state and state not in ("COMPLETING", *ENDED):
-        _slurm(["scontrol", "requeue", job], timeout_seconds)
-    else:
+    state = _state(job)
+    if state is not None and (not state or state in ("COMPLETING", *ENDED)):
         print(f"not requeued: Slurm says the job is {state or 'unknown'}", file=sys.stderr, flush=True)
-
-
-def _slurm(command: list[str], timeout_seconds: float) -> str:
-    """What a Slurm command answered; its complaint goes to the job's log."""
+        return
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"{' '.join(command)}: {error}", file=sys.stderr, flush=True)
-        return ""
-    if answer.returncode:
-        print(f"{' '.join(command)}: {answer.stderr.strip()}", file=sys.stderr, flush=True)
-    return answer.stdout.strip()
+        ask(["scontrol", "requeue", job])
+    except GenxaiError as error:
+        print(f"not requeued: {error}", file=sys.stderr, flush=True)
+
+
+def _state(job: str) -> str | None:
+    """Slurm's word for the state of a job, empty if it does not know it; None if it does not answer for a while."""
+    deadline = time.monotonic() + ASK_SECONDS
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            return ask(["squeue", "--noheader", "--jobs", job, "--format=%T"], timeout_seconds=left).strip()
+        except GenxaiError as error:
+            if "invalid job id" in str(error).lower():
+                return ""
+            print(f"asking again: {error}", file=sys.stderr, flush=True)
+        time.sleep(ASK_AGAIN_SECONDS)
+    return None

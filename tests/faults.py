@@ -28,7 +28,7 @@ A run is duplicated if its training came to its end twice, or if two processes t
 twenty a second). A result is changed if parameters, metrics or ledger differ in a bit; the clock does not count.
 Steps redone are those since the last checkpoint; for a run whose directory was removed they are all of its steps.
 About three seconds a fault on two cores. Filling a disk needs root, for a small tmpfs; without it that is left out.
-Exit code: 0 nothing lost, duplicated or changed; 1 otherwise (the folders are kept); 2 wrong usage.
+Exit code: 0 nothing lost, duplicated or changed; 1 otherwise (the rounds that went wrong are kept); 2 wrong usage.
 """
 
 EXAMPLES = """
@@ -78,7 +78,7 @@ def _main(options: argparse.Namespace) -> int:
     if count.clean:
         shutil.rmtree(folder)
         return 0
-    print(f"everything is kept in {folder}", file=sys.stderr)
+    print(f"the rounds that went wrong are kept in {folder}", file=sys.stderr)
     return 1
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import mischief
+import tiny_model
 from training_runs import science
 from watch import Watch
 
@@ -27,35 +29,22 @@ from genxai.runs import find_runs
 HERE = Path(__file__).resolve().parent
 
 #: runs of 100 short steps, evaluated once on the way; it is killed more often than any sweep may retry
-SWEEP = """
-name: s
-base: tiny
-overrides:
-  data.train_limit: 160
-  data.test_limit: 80
-  data.balanced_val_size: 20
-  objective.n_critic: 1
-  train.epochs: 5
-  train.eval_every: 5
-  train.batch_size: 8
-  train.threads: 1
-  train.explain_samples: 2
-  run.trackers: []
-  run.pictures: false
-  run.log_every: 1
-  run.checkpoint_seconds: 0.5
-  model.dim: 16
-  model.hidden: 16
-  model.image.width: 8
-  model.text.width: 16
-  model.gan.latent_dim: 8
-  model.gan.width: 4
+SWEEP = tiny_model.as_sweep(
+    {
+        "train.epochs": 5,
+        "train.eval_every": 5,
+        "train.batch_size": 8,
+        "run.log_every": 1,
+        "run.checkpoint_seconds": 0.5,
+    },
+    """
 space:
   objective.lambda_gp: {grid: [1, 10], low: 0.3, high: 100, log: true}
 bayes: {points: 2}
 seeds: [0]
 retries: 1000
-"""
+""",
+)
 #: grid and Bayesian points
 RUNS = 4
 #: faults of a round, after which it is left to end: with more of them nothing but starts would be disturbed
@@ -83,8 +72,12 @@ class Count:
     first_step_seconds: list[float] = field(default_factory=list)
 
     @property
+    def troubles(self) -> int:
+        return len(self.lost) + len(self.duplicated) + len(self.changed) + len(self.complaints)
+
+    @property
     def clean(self) -> bool:
-        return not (self.lost or self.duplicated or self.changed or self.complaints)
+        return self.troubles == 0
 
 
 class Round:
@@ -100,7 +93,7 @@ class Round:
         self.file.write_text(SWEEP)
         self.watch = Watch(self.runs)
         self.reconciler: subprocess.Popen[bytes] | None = None
-        self.removed: set[str] = set()
+        self.second: subprocess.Popen[bytes] | None = None  # started beside it, for a moment
         self.clock = ""  # seed of the clock of the reconcilers to come and of their jobs
 
     def start(self, kill_at: int = 0) -> subprocess.Popen[bytes]:
@@ -118,9 +111,35 @@ class Round:
         self.reconciler = self.start(kill_at)
 
     def kill_reconciler(self) -> None:
-        if self.reconciler is not None:
-            self.reconciler.kill()
-            self.reconciler.wait()
+        for process in (self.reconciler, self.second):
+            if process is not None:
+                process.kill()
+                process.wait()
+        self.second = None
+
+    def start_second(self) -> None:
+        """Another reconciler beside the one that lives; `wait_for_one` then says what has come of the two."""
+        self.second = self.start()
+
+    def wait_for_one(self, seconds: float) -> tuple[int | None, int | None]:
+        """Look on until the reconciler or the second one has ended; the exit codes, None for one that lives."""
+        assert self.reconciler is not None and self.second is not None
+        deadline = time.monotonic() + seconds
+        while True:
+            codes = self.reconciler.poll(), self.second.poll()
+            if codes != (None, None) or time.monotonic() > deadline:
+                return codes
+            self.watch.look()
+            time.sleep(0.05)
+
+    def drop_second(self, takes_over: bool) -> None:
+        """The second one is the reconciler from now on, or is ended."""
+        if takes_over:
+            self.reconciler, self.second = self.second, None
+        elif self.second is not None:
+            self.second.kill()
+            self.second.wait()
+            self.second = None
 
     def step(self) -> bool:
         """Look once, and see to it that there is a reconciler; whether the sweep is complete."""
@@ -172,7 +191,7 @@ def run_campaign(
     while count.faults.total() < faults:
         place = folder / f"round{number}"
         place.mkdir()
-        with small_disk(place) as is_small:
+        with _kept_if_troubled(place, count, small_disk) as is_small:
             this = Round(place / "sweep", options, environment, random.Random(f"{seed}/{number}"))
             try:
                 is_complete = _play(this, count, faults, is_small, tell)
@@ -181,6 +200,27 @@ def run_campaign(
                 this.end()
         number += 1
     return count
+
+
+@contextlib.contextmanager
+def _kept_if_troubled(
+    place: Path, count: Count, small_disk: Callable[[Path], contextlib.AbstractContextManager[bool]]
+) -> Iterator[bool]:
+    """A round's disk; unless it ends without trouble, what lies there has the same place when the disk has gone."""
+    copy, before, is_clean = place.with_name(f"{place.name}.copy"), count.troubles, False
+    try:
+        with small_disk(place) as is_small:
+            try:
+                yield is_small
+                is_clean = count.troubles == before
+            finally:
+                if is_small and not is_clean:
+                    with contextlib.suppress(shutil.Error):  # a Slurm job may be writing; the rest is copied
+                        shutil.copytree(place, copy, symlinks=True)
+    finally:
+        if copy.exists():
+            place.rmdir()
+            copy.rename(place)
 
 
 def _play(this: Round, count: Count, faults: int, is_small: bool, tell: Callable[[int, str], None]) -> bool:
@@ -197,8 +237,8 @@ def _play(this: Round, count: Count, faults: int, is_small: bool, tell: Callable
             if this.pause(0.1):
                 return True
         if injected:
-            count.faults[kind.name] += 1
-            tell(count.faults.total(), kind.name)
+            count.faults[injected] += 1
+            tell(count.faults.total(), injected)
     return this.pause(ROUND_SECONDS)
 
 

@@ -49,7 +49,14 @@ def run_sweep(
 
 def _make_executor(arguments: Any, planner: Any) -> LocalRuns:
     real = (planner.folder.path.parent / "real").exists()  # whether the jobs shall train
-    return LocalRuns(planner.folder, arguments.max_parallel or 2, function=work if real else fake_trainer.work)
+    return LocalRuns(planner.folder, arguments.max_parallel or 2, function=work if real else _pretend)
+
+
+def _pretend(run_dir: str) -> str:
+    """The fake trainer, once there is no RUNS/hold."""
+    while (Path(run_dir).parent.parent / "hold").exists():
+        time.sleep(0.01)
+    return fake_trainer.work(run_dir)
 
 
 def _start_controller(folder: Path, setup: Sequence[str] = (), **_: Any) -> Any:

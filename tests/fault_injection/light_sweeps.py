@@ -9,6 +9,7 @@ from typing import Any
 
 import children
 import light_jobs
+import tiny_model
 from writes import Fault
 
 from genxai.files import read_jsonl
@@ -16,32 +17,16 @@ from launch.plan import remembered
 from launch.sweepdir import SweepDir
 
 #: a grid of two points and one Bayesian, one seed; the runs are short where they are real, as a file RUNS/real asks
-SWEEP = """
-name: s
-base: tiny
-overrides:
-  data.train_limit: 160
-  data.test_limit: 80
-  data.balanced_val_size: 20
-  train.threads: 1
-  train.epochs: 2
-  train.explain_samples: 2
-  objective.n_critic: 1
-  run.checkpoint_seconds: 0
-  run.pictures: false
-  run.trackers: []
-  model.dim: 16
-  model.hidden: 16
-  model.image.width: 8
-  model.text.width: 16
-  model.gan.latent_dim: 8
-  model.gan.width: 4
+SWEEP = tiny_model.as_sweep(
+    {"train.epochs": 2, "run.checkpoint_seconds": 0},
+    """
 space:
   objective.lambda_gp: {grid: [1, 10], low: 0.3, high: 100, log: true}
   objective.lambda_bias: {grid: [1], low: 0.001, high: 10, log: true}
 bayes: {points: 1}
 seeds: [0]
-"""
+""",
+)
 
 
 class LightSweep:

@@ -8,25 +8,14 @@ from pathlib import Path
 
 import children
 import clocks
+import tiny_model
 import writes
 from training_runs import science
 
 from genxai.runs import Run
 
 #: what the `small` fixture becomes: 15 steps and 3 evaluations of the whole method, a checkpoint after every step
-SMALLER = (
-    "train.epochs=3",
-    "run.checkpoint_seconds=0",
-    "run.pictures=false",
-    "objective.n_critic=1",
-    "train.explain_samples=2",
-    "model.dim=16",
-    "model.hidden=16",
-    "model.image.width=8",
-    "model.text.width=16",
-    "model.gan.latent_dim=8",
-    "model.gan.width=4",
-)
+SMALLER = tiny_model.as_words({"train.epochs": 3, "run.checkpoint_seconds": 0})
 
 
 class LightRun:

@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+import damage
+
+from genxai.runs import Run
 
 if TYPE_CHECKING:
     from campaign import Round
 
+#: what a fault in files is counted as when its worker was killed and nothing else could be done
+WORKER_KILLED = "worker killed"
+#: how long two reconcilers may be there until one of them is refused: most of it is their start [s]
+REFUSAL_SECONDS = 60.0
+#: how long a reconciler whose sweep is complete may take to end [s]
+ENDING_SECONDS = 10.0
+
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault; `inject` gets the round and a list for complaints, and returns False if nothing was done."""
+    """A kind of fault; `do` gets the round and a list for complaints, and returns False if nothing was done."""
 
     name: str
-    inject: Callable[[Round, list[str]], bool]
+    do: Callable[[Round, list[str]], bool]
+
+    def inject(self, this: Round, complaints: list[str]) -> str:
+        """The name of the fault that has happened; empty if none has."""
+        return self.name if self.do(this, complaints) else ""
+
+
+@dataclass(frozen=True)
+class Harm:
+    """A fault in the files of a run whose job has been killed; often there is nothing but the kill."""
+
+    name: str
+    do: Callable[[Round, Run], bool]
+
+    def inject(self, this: Round, complaints: list[str]) -> str:
+        """The name of the fault that has happened; empty if none has."""
+        signature = _killed(this)
+        if not signature:
+            return ""
+        run = this.watch.run(signature)
+        # the lock keeps a new job away; without its folder the run has just been removed or begun anew
+        with contextlib.suppress(OSError), run.lock() as is_free:
+            if is_free and not run.result_file.exists() and self.do(this, run):
+                return self.name
+        return WORKER_KILLED
 
 
 def _victim(this: Round, is_training: bool = True) -> tuple[int, str]:
@@ -74,43 +107,37 @@ def _kill_both(this: Round, complaints: list[str]) -> bool:
     return True
 
 
-def _tear_line(this: Round, complaints: list[str]) -> bool:
-    signature = _killed(this)
-    files = sorted(this.watch.run(signature).path.glob("*.jsonl")) if signature else []
-    if not files or this.watch.run(signature).result_file.exists() or signature in this.watch.training().values():
-        return bool(signature)
-    file = this.chooser.choice(files)
-    data = file.read_bytes()
-    begin = data[:-1].rfind(b"\n") + 1
-    file.write_bytes(data[: this.chooser.randrange(begin, max(begin + 1, len(data)))])
-    return True
+def _tear_line(this: Round, run: Run) -> bool:
+    files = [file for file in sorted(run.path.glob("*.jsonl")) if file.stat().st_size]
+    if files:
+        damage.tear(this.chooser.choice(files), this.chooser)
+    return bool(files)
 
 
-def _damage_checkpoint(this: Round, complaints: list[str]) -> bool:
-    signature = _killed(this)
-    run = this.watch.run(signature)
-    checkpoints = sorted(run.checkpoints.glob("step-*")) if signature else []
-    if not checkpoints or signature in this.watch.training().values():
-        return bool(signature)
-    files = [*sorted(checkpoints[-1].iterdir()), run.checkpoints / "LATEST"]
-    file = this.chooser.choice([file for file in files if file.is_file() and file.stat().st_size])
-    data = bytearray(file.read_bytes())
-    place = this.chooser.randrange(len(data))
-    if this.chooser.random() < 0.5:
-        del data[place:]
-    else:
-        data[place] ^= 0x55
-    file.write_bytes(data)
-    return True
+def _damage_checkpoint(this: Round, run: Run) -> bool:
+    newest = sorted(run.checkpoints.glob("step-*"))[-1:]
+    files = [*(file for folder in newest for file in sorted(folder.iterdir())), run.checkpoints / "LATEST"]
+    files = [file for file in files if file.is_file() and file.stat().st_size]
+    if files:
+        damage.damage(this.chooser.choice(files), this.chooser)
+    return bool(files)
 
 
 def _second_reconciler(this: Round, complaints: list[str]) -> bool:
     if this.reconciler is None or this.reconciler.poll() is not None or not (this.runs / "s/reconciler.json").exists():
         return False
-    second, first = this.start(), this.reconciler
-    this.pause(30, lambda: second.poll() is not None or first.poll() is not None)
-    if second.poll() is None:  # the first has ended meanwhile: the second is the only one now
-        this.reconciler = second
+    said_before = this.log.stat().st_size
+    this.start_second()
+    first, second = this.wait_for_one(REFUSAL_SECONDS)
+    if first is None and second is None:
+        complaints.append(f"{this.runs}: two reconcilers live side by side")
+    elif first is None and not (second == 1 and b"already being run" in this.log.read_bytes()[said_before:]):
+        # all is well if the sweep is complete, and the first one is about to end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            first = this.reconciler.wait(ENDING_SECONDS)
+        if first != 0:
+            complaints.append(f"{this.runs}: a second reconciler ended with {second} while the first one lived")
+    this.drop_second(takes_over=first is not None and second is None)
     return True
 
 
@@ -119,9 +146,7 @@ def _remove_run(this: Round, complaints: list[str]) -> bool:
     if not signature:
         return False
     this.watch.disturbed(signature)
-    path = this.watch.run(signature).path
-    while path.exists():  # its process may be writing
-        shutil.rmtree(path, ignore_errors=True)
+    damage.remove(this.watch.run(signature).path)
     this.watch.removed(signature)
     return True
 
@@ -129,24 +154,12 @@ def _remove_run(this: Round, complaints: list[str]) -> bool:
 def _fill_disk(this: Round, complaints: list[str]) -> bool:
     if not this.watch.training():
         return False
-    ballast = this.runs.parent.parent / "ballast"
     for signature in this.watch.training().values():
         this.watch.disturbed(signature)
-    _fill(ballast)
+    ballast = damage.fill(this.runs.parent.parent)
     this.pause(this.chooser.uniform(0.5, 2.5))
     ballast.unlink()
     return True
-
-
-def _fill(ballast: Path) -> None:
-    with open(ballast, "wb", buffering=0) as file:
-        for size in (1 << 20, 4096):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
 
 
 def _jump_clock(this: Round, complaints: list[str]) -> bool:
@@ -155,13 +168,13 @@ def _jump_clock(this: Round, complaints: list[str]) -> bool:
     return True
 
 
-KINDS = (
-    Kind("worker killed", _kill_worker),
+KINDS: tuple[Kind | Harm, ...] = (
+    Kind(WORKER_KILLED, _kill_worker),
     Kind("worker asked to stop", _stop_worker),
     Kind("reconciler killed at a write", _kill_reconciler),
     Kind("both killed at once", _kill_both),
-    Kind("line torn", _tear_line),
-    Kind("checkpoint damaged", _damage_checkpoint),
+    Harm("line torn", _tear_line),
+    Harm("checkpoint damaged", _damage_checkpoint),
     Kind("second reconciler", _second_reconciler),
     Kind("run directory removed", _remove_run),
     Kind("disk full", _fill_disk),

@@ -2,11 +2,13 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import campaign
+import mischief
 import pytest
 from training_runs import science
 
@@ -68,12 +70,92 @@ def test_two_processes_that_hold_locks_of_one_run_are_seen(tmp_path):
     assert list(found.values()) == ["a", "a"]
 
 
+def _round_whose_second_reconciler(tmp_path, code):
+    """Its first reconciler lives for long, its second is this shell command."""
+    this = campaign.Round(tmp_path / "round", [], {}, random.Random(0))
+    (this.runs / "s").mkdir()
+    (this.runs / "s/reconciler.json").touch()
+    this.log.touch()
+
+    def start(command):
+        with open(this.log, "ab") as log:
+            return subprocess.Popen(["/bin/sh", "-c", command], stdout=log)
+
+    this.reconciler, this.start = start("exec sleep 600"), lambda: start(code)
+    return this
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("exec sleep 600", "two reconcilers live side by side"),
+        ("exit 0", "ended with 0 while the first one lived"),
+        ("exit 1", "ended with 1 while the first one lived"),
+        ("echo this sweep is already being run; exit 1", ""),
+    ],
+)
+def test_a_second_reconciler_that_is_not_refused_is_a_complaint(tmp_path, monkeypatch, code, complaint):
+    monkeypatch.setattr(mischief, "REFUSAL_SECONDS", 0.5 if "sleep" in code else 60)
+    monkeypatch.setattr(mischief, "ENDING_SECONDS", 0.1)
+    this, complaints = _round_whose_second_reconciler(tmp_path, code), []
+    try:
+        assert mischief._second_reconciler(this, complaints)
+        assert len(complaints) == bool(complaint) and all(complaint in text for text in complaints)
+        assert this.reconciler.poll() is None and this.second is None
+    finally:
+        this.end()
+    assert this.reconciler.poll() is not None
+
+
+def test_a_second_reconciler_that_comes_when_the_first_has_died_takes_its_place(tmp_path):
+    this, complaints = _round_whose_second_reconciler(tmp_path, "exec sleep 600"), []
+    this.start_second()
+    first, second = this.reconciler, this.second
+    this.start_second = first.kill  # dies while the second one starts
+    try:
+        assert mischief._second_reconciler(this, complaints) and complaints == []
+        assert this.reconciler is second and second.poll() is None
+    finally:
+        this.end()
+    assert second.poll() is not None
+
+
+def test_a_kill_without_anything_to_damage_is_counted_as_a_kill(tmp_path, monkeypatch):
+    this = campaign.Round(tmp_path / "round", [], {}, random.Random(0))
+    names = {kind.name: kind for kind in mischief.KINDS}
+    run = Run(this.runs / "s/a")
+    for name, file in (("line torn", run.ledger_file), ("checkpoint damaged", run.checkpoints / "step-000001/values")):
+        monkeypatch.setattr(mischief, "_killed", lambda this: "")
+        assert names[name].inject(this, []) == ""
+        monkeypatch.setattr(mischief, "_killed", lambda this: "a")
+        assert names[name].inject(this, []) == "worker killed"  # its folder has gone
+        run.path.mkdir(parents=True)
+        assert names[name].inject(this, []) == "worker killed"  # and is empty now
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n")
+        with run.lock():
+            assert names[name].inject(this, []) == "worker killed"  # a new job trains
+        assert names[name].inject(this, []) == name and file.read_text() != "{}\n"
+        shutil.rmtree(run.path)
+
+
+@pytest.mark.parametrize("trouble", [True, False])
+def test_a_round_that_went_wrong_is_kept_where_it_was_when_its_disk_has_gone(tmp_path, trouble):
+    place, count = tmp_path / "round0", campaign.Count()
+    place.mkdir()
+    with campaign._kept_if_troubled(place, count, campaign.mounted) as is_small:
+        if not is_small:
+            pytest.skip("a small file system cannot be mounted here")
+        (place / "log").write_text("Traceback")
+        count.lost += ["a"] * trouble
+    assert [file.name for file in place.iterdir()] == ["log"] * trouble and list(tmp_path.iterdir()) == [place]
+
+
 @pytest.mark.slow
 def test_a_short_campaign_loses_repeats_and_changes_nothing():
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--faults", "12", "--json"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(SCRIPT), "--faults", "8", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
-    assert sum(told["faults"].values()) == 12 and told["runs"] >= campaign.RUNS
+    assert sum(told["faults"].values()) == 8 and told["runs"] >= campaign.RUNS
     assert told["lost"] == told["duplicated"] == told["changed"] == told["complaints"] == []

@@ -3,20 +3,11 @@
 import random
 
 import pytest
+from damage import damage
 from light_training import LightRun
 from writes import Fault
 
 from genxai.files import read_jsonl
-
-
-def damage(path, chooser) -> None:
-    data = bytearray(path.read_bytes())
-    place = chooser.randrange(len(data))
-    if chooser.random() < 0.5:
-        del data[place:]
-    else:
-        data[place] ^= 0x20
-    path.write_bytes(data)
 
 
 @pytest.mark.slow

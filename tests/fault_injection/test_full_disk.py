@@ -1,27 +1,14 @@
 """The disk full at any publication: one plain message, nothing lost, and on it goes once there is room."""
 
-import errno
 import random
 
 import pytest
+from damage import fill
 from light_sweeps import LightSweep
 from light_training import LightRun
 from writes import Fault
 
 from genxai.runs import State
-
-
-def fill(folder):
-    """A file that takes all the room there is."""
-    ballast = folder / "ballast"
-    with open(ballast, "wb", buffering=0) as file:
-        for size in (1 << 16, 64):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
-    return ballast
 
 
 @pytest.fixture(scope="module")

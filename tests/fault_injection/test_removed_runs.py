@@ -5,6 +5,7 @@ import time
 
 import children
 import pytest
+from damage import remove
 from light_sweeps import LightSweep
 from light_training import LightRun
 
@@ -17,11 +18,6 @@ def until(condition, seconds=120.0):
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
-
-
-def remove(path):
-    while path.exists():  # its process writes meanwhile
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def test_a_process_whose_run_was_begun_anew_by_another_knows(tmp_path):

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from damage import tear
 from light_sweeps import LightSweep
 from light_training import LightRun
 from writes import Fault
@@ -17,13 +18,7 @@ from launch.sweepdir import SweepDir
 OF_A_RUN = {"metrics.jsonl", "ledger.jsonl", "provenance.jsonl", "failures.jsonl"}
 
 
-def tear(path, chooser) -> None:
-    """Cut the file somewhere in its last line, as a power cut may leave it."""
-    data = path.read_bytes()
-    begin = data[:-1].rfind(b"\n") + 1
-    path.write_bytes(data[: chooser.randrange(begin, len(data) - 1)])
-
-
+@pytest.mark.slow
 def test_killed_in_the_middle_of_lines_a_run_goes_on_and_ends_as_if_undisturbed(tmp_path, small, undisturbed_run):
     """One run, killed in the middle of a line of metrics, then of provenance, then of the ledger."""
     run = LightRun(tmp_path, small)

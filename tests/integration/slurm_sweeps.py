@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from local_cluster import LocalCluster
-from local_processes import Process, processes_with
+from local_processes import ClusterError, Process, processes_with
 
 from genxai.files import read_json, read_jsonl
 from genxai.runs import Run, find_runs
@@ -96,10 +96,6 @@ class SlurmSweep:
         """The runs that are being trained now and have made steps since they were started last."""
         return [run for run in self.found() if (process := trainer(run)) and has_saved(process, run)]
 
-    def running(self) -> int:
-        """How many runs are being trained now and have made steps."""
-        return len(self.stepping())
-
     # --- jobs ----------------------------------------------------------------------------------------
 
     def jobs(self) -> set[str]:
@@ -129,21 +125,38 @@ class SlurmSweep:
         where = (f"-N{len(nodes)}", f"--nodelist={','.join(nodes)}")
         self.cluster.output("srun", *where, "--exclusive", "--partition=high", "true", timeout=120)
 
-    def waits_after_requeue(self, job: str) -> bool:
-        """Whether Slurm has queued the job again and holds it back for a while, as it does with every such job."""
-        return "BeginTime" in self.cluster.output("squeue", "-h", "-j", job, "-o", "%r")
+    def was_requeued(self, job: str, times: int = 1) -> bool:
+        """Whether Slurm has queued the job again so often; it holds back every such job for a while."""
+        return requeues(self.cluster, job) >= times
 
     def start_now(self, job: str) -> None:
-        """Do not let a requeued job wait.
-
-        Two seconds it must: a node refuses what it takes for the job that it has just ended ("credential revoked").
-        """
-        self.cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+        """Do not let a requeued job wait longer than it must."""
+        start_now(self.cluster, job)
 
     def cancel_jobs(self) -> None:
         """End what a test may have left."""
         self.cluster.output("scancel", "--me")
         self.cluster.output("scancel", "--me", "--signal=KILL")
+
+
+def requeues(cluster: LocalCluster, job: str) -> int:
+    """How often Slurm has queued the job again; it only grows, unlike what squeue says of it."""
+    found = re.search(r"\bRestarts=(\d+) ", cluster.output("scontrol", "show", "job", job))
+    assert found, f"Slurm does not say how often job {job} was queued"
+    return int(found[1])
+
+
+def start_now(cluster: LocalCluster, job: str, seconds: int = 2) -> None:
+    """Let a requeued job wait so long only, if it has not been started already.
+
+    Two seconds it must on its old node, which refuses what it takes for the job it has just ended ("credential
+    revoked").
+    """
+    try:
+        cluster.output("scontrol", "update", f"JobId={job}", f"StartTime=now+{seconds}")
+    except ClusterError as error:
+        if "no longer pending" not in str(error):
+            raise
 
 
 def trainer(run: Run) -> Process | None:

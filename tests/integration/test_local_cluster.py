@@ -15,6 +15,7 @@ import local_cluster
 import pytest
 from local_cluster import LocalCluster, main
 from local_processes import ClusterError, Process, end_processes, processes_with
+from slurm_sweeps import requeues, start_now
 
 from genxai.errors import UsageError
 
@@ -252,8 +253,8 @@ def test_a_crashed_node_is_back_after_a_restart_and_its_job_is_run_again(
         cluster.crash_node(node)
         assert [one for one in before if not one.alive()]
         cluster.output("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=crashed")
-        until(lambda: "BeginTime" in cluster.output("squeue", "-h", "-j", job, "-o", "%r"), 30, "the job is requeued")
-        cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
+        until(lambda: requeues(cluster, job) == 1, 30, "the job is requeued")
+        start_now(cluster, job, 0)
         until(lambda: not cluster.output("squeue", "-h", "-j", job), 30, "it has ended")
         assert out.read_text().split() == [cluster.node_names[1]]
         cluster.restart_node(node)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from local_cluster import LocalCluster
-from slurm_sweeps import TINY, SlurmSweep, hold
+from slurm_sweeps import TINY, SlurmSweep, hold, hold_some
 
 from genxai.files import read_jsonl
 from genxai.runs import State
@@ -28,11 +28,11 @@ def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
     sweep.cancel_jobs()
 
 
-def test_four_runs_in_two_jobs_are_preempted_requeued_and_complete(sweep: SlurmSweep, until: Until) -> None:
-    with sweep.reconciler("seeds=[0,1]", "train.epochs=5", "--runs-per-gpu", "2") as reconciler:
-        until(lambda: len(sweep.stepping()) == 4, 180, "all four runs make steps")
+def test_four_runs_in_two_jobs_are_preempted_requeued_and_complete(sweep: SlurmSweep) -> None:
+    with sweep.reconciler("seeds=[0,1]", "--runs-per-gpu", "2") as reconciler:
+        hold_some(sweep.found, 4)
         asked = sweep.cluster.output("squeue", "-h", "-r", "-o", "%C %m").split("\n")[0]
-        sweep.cluster.output("srun", "-N4", "--exclusive", "--partition=high", "true", timeout=60)
+        sweep.preempt()
         said, _ = reconciler.communicate(timeout=200)
     assert reconciler.returncode == 0 and asked.strip() == "2 3000M", said
     assert "4 runs to submit as 1 Slurm array of up to 2 jobs of 2 runs" in said
@@ -46,10 +46,11 @@ def test_four_runs_in_two_jobs_are_preempted_requeued_and_complete(sweep: SlurmS
     assert all(len(ids) == 1 for ids in jobs) and len(set.union(*jobs)) == 2
 
 
-def test_in_sequence_the_runs_of_a_job_take_turns(sweep: SlurmSweep, until: Until) -> None:
+def test_in_sequence_the_runs_of_a_job_take_turns(sweep: SlurmSweep) -> None:
     with sweep.reconciler("--runs-per-gpu", "2", "--in-sequence") as reconciler:
-        until(lambda: sweep.stepping(), 120, "the first makes steps")
+        (first,) = hold_some(sweep.found, 1).values()
         assert sorted(sweep.starts()) == [0, 1]
+        first.send(signal.SIGCONT)
         said, _ = reconciler.communicate(timeout=200)
     assert reconciler.returncode == 0, said
     assert [run.state for run in sweep.found()] == [State.DONE] * 2 and sweep.starts() == [1, 1]

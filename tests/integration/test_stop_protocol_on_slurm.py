@@ -84,7 +84,7 @@ def _wait_for_the_time_limit(sweep: SlurmSweep, run: Run, until: Until) -> None:
     """Slurm looks at time limits twice a minute, and speaks half a minute too early rather than too late."""
     job = sweep.job(run)
     sweep.cluster.output("scontrol", "update", f"JobId={job}", f"TimeLimit={sweep.minutes(job) + 2}")
-    until(lambda: sweep.waits_after_requeue(job), 60, "it is told that its time is up, and asks to be requeued")
+    until(lambda: sweep.was_requeued(job), 60, "it is told that its time is up, and asks to be requeued")
     sweep.cluster.output("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     sweep.start_now(job)
 
@@ -105,7 +105,7 @@ def _requeue_while_it_finishes(
     until(lambda: not process.alive(), 60, "it has ended")
     for daemon in daemons:
         daemon.send(signal.SIGCONT)
-    until(lambda: sweep.waits_after_requeue(job), 60, "it is requeued")
+    until(lambda: sweep.was_requeued(job), 60, "it is requeued")
     before = ages(run)
     sweep.start_now(job)
     until(lambda: logs(sweep, run).count(": done") == 2, 60, "it has been started a second time")
@@ -117,7 +117,7 @@ def _stop_again_and_again(sweep: SlurmSweep, run: Run, process: Process, until: 
     for stop in range(1, STOPS + 1):
         sweep.cluster.output("scancel", "--signal=USR2", job)
         process.send(signal.SIGCONT)
-        until(lambda: sweep.waits_after_requeue(job), 60, "it asks to be requeued")
+        until(lambda number=stop: sweep.was_requeued(job, number), 60, "it asks to be requeued")
         sweep.start_now(job)
         until(lambda number=stop: len(starts_of(run)) > number, 60, "it is started again")
         if stop < STOPS:
@@ -195,7 +195,7 @@ def test_a_run_preempted_by_term_alone_saves_is_requeued_and_goes_on(
         hold(run)
         job = sweep.job(run)
         sweep.preempt()  # Slurm lets a stopped process go on before it sends SIGTERM
-        until(lambda: sweep.waits_after_requeue(job), 60, "it asks to be requeued")
+        until(lambda: sweep.was_requeued(job), 60, "it asks to be requeued")
         sweep.start_now(job)
         said, _ = reconciler.communicate(timeout=300)
     assert reconciler.returncode == 0, said
@@ -218,7 +218,7 @@ def test_a_run_whose_node_dies_is_requeued_by_slurm_goes_on_elsewhere_and_ends_a
         stock_cluster.crash_node(node)
         # who watches the cluster's health says so; Slurm alone would find out after half a minute
         stock_cluster.output("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=crashed")
-        until(lambda: sweep.waits_after_requeue(job), 60, "Slurm requeues it")
+        until(lambda: sweep.was_requeued(job), 60, "Slurm requeues it")
         sweep.start_now(job)
         said, _ = reconciler.communicate(timeout=300)
     assert reconciler.returncode == 0, said

@@ -99,7 +99,7 @@ def test_a_detached_reconciler_that_is_sent_sigterm_is_requeued_and_ends_the_swe
     (number,) = sweep.jobs()
     until((sweep.path / "reconciler.json").exists, 60, "the reconciler holds the sweep")
     sweep.cluster.output("scancel", "--signal=TERM", number)
-    until(lambda: sweep.waits_after_requeue(number), 60, "it is requeued")
+    until(lambda: sweep.was_requeued(number), 60, "it is requeued")
     sweep.start_now(number)
     until(lambda: [run.state for run in sweep.found()] == [State.DONE, State.DONE], 200, "both runs are done")
     until(lambda: number not in sweep.cluster.output("squeue", "-h", "-o", "%i"), 60, "the reconciler has ended")

@@ -69,7 +69,7 @@ def test_twelve_runs_preempted_twice_with_a_dead_node_and_two_dead_reconcilers_e
         with sweep.reconciler(*one_run_per_node) as reconciler:
             until(lambda: sweep.cluster.node_states()[node].startswith("down"), 120, "Slurm finds that a node is dead")
             cluster.restart_node(node)
-            until(lambda: "Restarts=1 " in cluster.output("scontrol", "show", "job", job), 120, "its job is requeued")
+            until(lambda: sweep.was_requeued(job), 120, "its job is requeued")
             said, _ = reconciler.communicate(timeout=300)
         assert reconciler.returncode == 0, said
 

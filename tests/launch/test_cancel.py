@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import signal
 import socket
 
@@ -11,9 +10,12 @@ import pytest
 
 from genxai.errors import GenxaiError
 from genxai.files import append_jsonl, exclusive, read_jsonl, write_json
-from launch import cancel, sweep
+from launch import cancel, executors, interrupts, sweep
 from launch.attempts import excuses_file
+from launch.cli import Interrupted
+from launch.executors import LocalRuns
 from launch.processes import find_processes
+from launch.reconciler import Reconciler
 from launch.submissions import RECONCILER, histories, intend, read_submissions, submitted
 from launch.sweepdir import SweepDir
 
@@ -100,8 +102,8 @@ class Cluster:
         self.calls: list[str] = []
         self.deaf: set[str] = set()  # jobs that do not hear a signal
         self.at_signal = lambda: None
+        self.at_scancel = lambda name: None
         monkeypatch.setattr("launch.slurm.ask", self.ask)
-        monkeypatch.setattr(cancel, "ask", self.ask)
         monkeypatch.setattr(cancel, "SAVE_SECONDS", 1.5)
         monkeypatch.setattr(cancel, "SIGNAL_AGAIN_SECONDS", 0.0)
 
@@ -110,6 +112,7 @@ class Cluster:
             return "".join(f"{i}|{index}|{state}|None|{name}\n" for i, (name, index, state) in self.jobs.items())
         self.calls.append(" ".join(command[1:]))
         name = command[-1].removeprefix("--name=")
+        self.at_scancel(name)
         mine = {job: (index, state) for job, (own, index, state) in self.jobs.items() if own == name}
         if "--signal=TERM" in command:
             self.at_signal()
@@ -148,8 +151,8 @@ def test_waiting_jobs_leave_the_queue_and_running_ones_are_asked_to_save_before_
         "cancelled: 2 saved and stopped, 1 taken out of the queue; start the sweep again to go on",
     ]
     assert cluster.calls == [
-        f"--state=PENDING --name {record.name}",
-        f"--signal=TERM --state=RUNNING --name {record.name}",
+        f"--state=PENDING --name={record.name}",
+        f"--signal=TERM --state=RUNNING --name={record.name}",
     ]
     assert states == ["stopped"]  # noted before: a job that is asked to stop does not requeue itself
     assert histories(cluster.folder, read_submissions(cluster.folder)) == {}
@@ -160,7 +163,7 @@ def test_a_run_that_does_not_save_in_time_is_ended_by_slurm_and_said_and_not_cou
     cluster.deaf = {"7_1"}
     code, said = cluster.cancel()
     assert code == 0 and "1 saved and stopped, 1 were ended before they had saved" in said[-1]
-    assert cluster.calls[-1] == f"--name {record.name}"
+    assert cluster.calls[-1] == f"--name={record.name}"
     first, second = (cluster.folder.run(name) for name in record.signatures)
     assert read_jsonl(excuses_file(first)) == []
     assert [(line["outcome"], line["starts"]) for line in read_jsonl(excuses_file(second))] == [("stopped", 1)]
@@ -169,7 +172,7 @@ def test_a_run_that_does_not_save_in_time_is_ended_by_slurm_and_said_and_not_cou
 def test_a_job_that_never_ends_is_said_with_an_exit_code(cluster, monkeypatch):
     cluster.submission("RUNNING")
     monkeypatch.setattr(cancel, "END_SECONDS", 0.5)
-    monkeypatch.setattr(cancel, "_scancel", lambda *options: None)
+    monkeypatch.setattr(cancel, "_scancel", lambda name, *options: None)
     code, said = cluster.cancel()
     assert code == 1 and said[-1].startswith("not everything ended: 1 are still alive")
 
@@ -182,7 +185,7 @@ def test_a_detached_reconciler_is_cancelled_before_the_runs(cluster):
         pass  # it exists; the fake job holds nothing
     code, said = cluster.cancel()
     assert code == 0 and "run by Slurm job 8, which is ended first" in said[0]
-    assert cluster.calls[0] == f"--name {detached.name}" and runs.name in cluster.calls[1]
+    assert cluster.calls[0] == f"--name={detached.name}" and runs.name in cluster.calls[1]
     assert all(record.state == "stopped" for record in read_submissions(cluster.folder))
 
 
@@ -241,19 +244,132 @@ def test_while_it_cancels_no_other_reconciler_can_start(cluster, monkeypatch):
     assert free == [False]
 
 
-def test_a_signal_to_a_reconciler_that_has_just_gone_is_no_error(cluster, monkeypatch):
-    cluster.submission("RUNNING")
-    signalled = []
+class Holder:
+    """A reconciler of this machine that holds the sweep until it is signalled; `at_end` is the last thing it does."""
 
-    def kill(pid, number):
-        signalled.append((pid, number))
+    def __init__(self, folder, monkeypatch, pid: int = 12) -> None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self.held = contextlib.ExitStack()
+        self.held.enter_context(exclusive(folder.lock))
+        self.signalled: list[tuple[int, int]] = []
+        self.at_end = lambda: None
+        monkeypatch.setattr(cancel, "_holder", lambda folder: (f"process {pid} on here", pid))
+        monkeypatch.setattr(cancel.os, "kill", self.kill)
+
+    def kill(self, pid: int, number: int) -> None:
+        self.signalled.append((pid, number))
+        self.at_end()
+        self.held.close()
+
+
+@pytest.fixture
+def holder(cluster, monkeypatch):
+    return Holder(cluster.folder, monkeypatch)
+
+
+def test_a_signal_to_a_reconciler_that_has_just_gone_is_no_error(cluster, holder):
+    cluster.submission("RUNNING")
+
+    def gone():
+        holder.held.close()
         raise ProcessLookupError
 
-    monkeypatch.setattr(cancel, "_holder", lambda folder: ("process 12 on here", 12))
-    monkeypatch.setattr(cancel.os, "kill", kill)
-    with contextlib.ExitStack() as held:
-        held.enter_context(exclusive(cluster.folder.lock))
-        found = cancel.look(cluster.folder)
-        held.close()
-        cancel._cancel(cluster.folder, found)
-    assert signalled[0] == (12, signal.SIGTERM) and os.getpid() != 12
+    holder.at_end = gone
+    assert cluster.cancel()[0] == 0 and holder.signalled == [(12, signal.SIGTERM)]
+
+
+def test_jobs_that_the_reconciler_submitted_until_it_ended_are_cancelled_too(cluster, holder):
+    holder.at_end = lambda: cluster.submission("RUNNING", "PENDING")
+    code, said = cluster.cancel()
+    assert code == 0 and cluster.jobs == {}
+    assert said == [
+        "sweep s: run by process 12 on here, which is ended first",
+        "cancelled: 1 saved and stopped, 1 taken out of the queue; start the sweep again to go on",
+    ]
+
+
+def test_a_run_that_began_after_the_question_and_does_not_save_is_said_and_not_counted(cluster, holder):
+    record = cluster.submission("PENDING")
+    cluster.deaf = {"7_0"}
+    holder.at_end = lambda: cluster.jobs.update({"7_0": (record.name, 0, "RUNNING")})
+    code, said = cluster.cancel()
+    assert code == 0 and "0 saved and stopped, 1 were ended before they had saved" in said[-1]
+    excuses = read_jsonl(excuses_file(cluster.folder.run(record.signatures[0])))
+    assert [line["outcome"] for line in excuses] == ["stopped"]
+
+
+def test_who_ended_while_the_person_thought_is_not_signalled(cluster, holder, monkeypatch):
+    """Its pid may be somebody else's by now."""
+    cluster.submission("RUNNING")
+
+    def think() -> bool:
+        holder.held.close()
+        return True
+
+    monkeypatch.setattr(cancel, "_agreed", think)
+    assert cluster.cancel(yes=False)[0] == 0
+    assert holder.signalled == [] and cluster.jobs == {}
+
+
+def test_a_detached_reconciler_that_waits_is_not_said_to_run_the_sweep(cluster):
+    detached = intend(cluster.folder, "slurm", [], role=RECONCILER)
+    cluster.jobs["8"] = (detached.name, 0, "PENDING")
+    code, said = cluster.cancel()
+    assert code == 0 and cluster.jobs == {}
+    assert said[0] == "sweep s: 0 running and 0 queued on Slurm, to be run by Slurm job 8, which is ended first"
+
+
+def test_a_reconciler_that_waits_does_not_hide_the_one_that_runs(cluster, holder):
+    detached = intend(cluster.folder, "slurm", [], role=RECONCILER)
+    cluster.jobs["8"] = (detached.name, 0, "PENDING")
+    code, said = cluster.cancel()
+    assert "run by process 12 on here" in said[0] and "to be run" not in said[0]
+    assert code == 0 and holder.signalled == [(12, signal.SIGTERM)] and cluster.jobs == {}
+
+
+# --- Ctrl-C, and a node of a cluster -------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Processes of submissions on this machine, by pid; what was signalled."""
+    processes: dict[int, str] = {}
+    signalled: list[int] = []
+    monkeypatch.setattr(executors, "find_processes", lambda text: processes)
+    monkeypatch.setattr(executors.os, "kill", lambda pid, number: signalled.append(pid))
+    return processes, signalled
+
+
+def process_of(folder, record) -> str:
+    return f"python -m submitit.core._submit {folder.jobs / record.nonce}"
+
+
+def test_a_slurm_job_on_this_machine_is_no_local_run(make_planner, seen):
+    processes, signalled = seen
+    folder = make_planner().folder
+    here, there = intend(folder, "local", [("a" * 12, 0)]), intend(folder, "slurm", [("b" * 12, 0)])
+    processes |= {21: process_of(folder, here), 22: process_of(folder, there)}
+    runs = LocalRuns(folder, max_parallel=2)
+    assert runs.slots([here, there], {}) == 1
+    assert runs.stop([here, there]) == 1 and signalled == [21]
+    assert {record.cluster: record.state for record in read_submissions(folder)} == {
+        "local": "stopped",
+        "slurm": "intent",
+    }
+
+
+def test_ctrl_c_stops_what_was_being_submitted_when_it_came(make_planner, seen, monkeypatch):
+    processes, signalled = seen
+    planner = make_planner()
+    reconciler = Reconciler(planner, LocalRuns(planner.folder, max_parallel=2), lambda line: None)
+
+    def submit(runs):
+        record = intend(planner.folder, "local", [(planned.signature, starts) for planned, starts in runs])
+        processes[21] = process_of(planner.folder, record)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reconciler.executor, "submit", submit)
+    monkeypatch.setattr(interrupts, "STOP_SECONDS", 0.0)
+    with pytest.raises(Interrupted, match="1 runs are still running"), interrupts.orderly_stop(reconciler, print):
+        reconciler.run_pass()
+    assert signalled == [21]

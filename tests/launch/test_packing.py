@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,14 +299,69 @@ def test_a_failed_run_takes_no_other_down_and_a_requeued_job_leaves_it_alone(job
     (job.runs / "fail").write_text("1")  # lambda_gp of the first two
     assert job.end(job.start()) == 1
     assert job.states() == [State.FAILED, State.FAILED, State.DONE, State.DONE]
-    for planned in job.planned:
-        (job.folder / f"{planned.signature}.left").unlink(missing_ok=True)  # FAILED.json alone says it, too
+    left = [job.folder / f"{planned.signature}.left" for planned in job.planned[:2]]
+    for file in left:
+        file.unlink()  # FAILED.json alone says it, too
     assert job.end(job.start()) == 0 and job.starts() == [1] * 4
+    assert all(file.exists() for file in left)  # they do not look alive while the others go on
 
 
 def test_a_new_job_tries_a_failed_run_again(job):
     write_json(job.planned[0].run.failed_file, {"exception": "ValueError", "step": 1})
     assert job.end(job.start()) == 0 and job.states() == [State.DONE] * 4
+
+
+def test_a_requeued_job_tries_a_run_that_had_failed_before_the_job_and_whose_turn_had_not_come(job):
+    write_json(job.planned[1].run.failed_file, {"exception": "ValueError", "step": 1})
+    (job.runs / "steps").write_text("1000")
+    process = job.start("in-sequence")
+    job.wait_until(lambda: job.steps()[0])
+    process.terminate()
+    assert job.end(process) == 75
+    (job.runs / "steps").write_text("3")
+    assert job.end(job.start("in-sequence")) == 0 and job.states() == [State.DONE] * 4
+
+
+@pytest.mark.parametrize("fault", ["removed", "log"])
+def test_a_run_that_cannot_be_started_is_left_and_takes_no_other_down(job, fault):
+    first = job.planned[0]
+    if fault == "removed":
+        shutil.rmtree(first.run.path)
+    else:
+        (job.folder / f"12_{first.signature}_run.err").mkdir()
+    process = job.start()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and f"{first.run.path}: not started" in said.decode()
+    assert job.states()[1:] == [State.DONE] * 3 and (job.folder / f"{first.signature}.left").exists()
+
+
+def test_a_mark_that_cannot_be_made_takes_no_other_down(job):
+    (job.runs / "fail").write_text("1")
+    for planned in job.planned[:2]:
+        (job.folder / f"{planned.signature}.left").symlink_to(job.runs / "missing" / "mark")
+    assert job.end(job.start()) == 1
+    assert job.states() == [State.FAILED, State.FAILED, State.DONE, State.DONE]
+
+
+def test_a_run_that_another_process_has_is_left_to_the_reconciler_unless_all_are_to_stop(job):
+    first = job.planned[0]
+    with first.run.lock():
+        assert job.end(job.start()) == 0
+    mark = job.folder / f"{first.signature}.left"
+    assert mark.exists() and job.states()[1:] == [State.DONE] * 3
+    child = packing.Child(first.run, SimpleNamespace(returncode=0))
+    mark.unlink()
+    assert packing._outcome(child, [signal.SIGTERM], job.folder) == "busy" and not mark.exists()
+
+
+def test_a_notice_while_the_job_is_being_requeued_changes_nothing(job, fake_slurm):
+    """submitit's handler, which requeues in its own way, is not back before."""
+    (job.runs / "steps").write_text("1000")
+    (fake_slurm.folder / "squeue").write_text("#!/bin/sh\nkill -USR2 $PPID\nsleep 0.3\necho RUNNING\n")
+    process = job.start()
+    job.wait_until(lambda: all(job.steps()))
+    process.terminate()
+    assert job.end(process) == 75 and fake_slurm.calls("scontrol") == ["scontrol requeue 12"]
 
 
 def test_a_run_that_is_killed_is_left_to_the_reconciler_which_counts_it_alone(job, make_planner):

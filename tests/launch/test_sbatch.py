@@ -155,7 +155,8 @@ def test_why_jobs_wait_is_shown(reconciler, fake_slurm, capsys):
     fake_slurm.answer("squeue", "".join(f"77_{i}|{i}|PENDING|PartitionTimeLimit|{record.name}\n" for i in range(8)))
     assert set(mine.executor.live(mine.submissions).values()) == {Live(Status.QUEUED, "PartitionTimeLimit")}
     survey = mine.look()
-    assert "8 queued (PartitionTimeLimit: 8)" in totals_line(mine.planner.sweep, survey, 1)
+    said = totals_line(mine.planner.sweep, survey, 1)
+    assert "8 queued (PartitionTimeLimit: 8; they ask for more than the cluster gives: --cancel" in said
     table = live_table(mine.planner.sweep, survey, 1).renderables[0]
     assert "queued PartitionTimeLimit" in list(table.columns[4].cells)
     assert status.main([str(mine.planner.folder.path.parent)]) == 0

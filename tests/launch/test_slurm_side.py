@@ -8,7 +8,7 @@ import pytest
 from genxai.errors import UsageError
 from launch import slurm, sweep
 from launch.attempts import Live, Status
-from launch.executors import SlurmRuns
+from launch.executors import LocalRuns, SlurmRuns
 from launch.profiles import Profile, chosen_profile, load_profile, profile_names, slurm_parameters
 from launch.reconciler import Reconciler
 from launch.sbatch import submission_environment
@@ -184,3 +184,15 @@ def test_local_runs_get_their_own_threads_and_gpu(monkeypatch):
     assert visible_gpus() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
+
+
+def test_a_local_reconciler_knows_what_an_earlier_one_has_handed_to_slurm(make_planner, fake_slurm):
+    planner = make_planner()
+    runs = [planned for trial in planner.grid() for planned in trial.runs][:2]
+    record = intend(planner.folder, "slurm", [(planned.signature, 0) for planned in runs])
+    fake_slurm.answer("squeue", f"5_0|0|RUNNING|None|{record.name}\n5_1|1|PENDING|Priority|{record.name}\n")
+    local = LocalRuns(planner.folder, max_parallel=2)
+    assert [live.status for live in local.live([record]).values()] == [Status.RUNNING, Status.QUEUED]
+    assert local.slots([record], local.live([record])) == 2  # their processes are no local runs
+    fake_slurm.refuse("squeue", "no")
+    assert LocalRuns(planner.folder, max_parallel=2).live([record]) == {}

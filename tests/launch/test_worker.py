@@ -4,15 +4,18 @@ import contextlib
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from genxai.configfile import load_config
+from genxai.errors import GenxaiError
 from genxai.files import append_jsonl, read_jsonl
 from genxai.runs import Run
-from launch import cli, worker
+from launch import cli, detach, worker
 from launch.attempts import Status, excuse, excuses_file
 from launch.detach import DetachedSweep
+from launch.profiles import Profile
 from launch.survey import Surveyor
 
 
@@ -65,6 +68,57 @@ def test_an_array_element_requeues_itself_alone(fake_slurm, in_job):
     fake_slurm.answer("squeue", "RUNNING\n")
     worker.requeue()
     assert "--jobs 9_3 " in fake_slurm.calls("squeue")[0] and fake_slurm.calls("scontrol") == ["scontrol requeue 9_3"]
+
+
+def test_a_job_that_slurm_does_not_know_is_not_requeued(fake_slurm, in_job):
+    in_job()
+    fake_slurm.refuse("squeue", "slurm_load_jobs error: Invalid job id specified")
+    worker.requeue()
+    assert fake_slurm.calls("scontrol") == [] and len(fake_slurm.calls("squeue")) == 1
+
+
+@pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False)])
+def test_a_controller_that_is_silent_for_a_moment_is_asked_again(fake_slurm, in_job, monkeypatch, state, requeued):
+    in_job()
+    fake_slurm.refuse("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    answer = lambda seconds: fake_slurm.answer("squeue", state + "\n")  # noqa: E731
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=answer, monotonic=time.monotonic))
+    worker.requeue()
+    assert len(fake_slurm.calls("squeue")) == 2
+    assert fake_slurm.calls("scontrol") == ["scontrol requeue 12"] * requeued
+
+
+def test_a_job_is_requeued_although_the_controller_does_not_say_its_state(fake_slurm, in_job, monkeypatch, capsys):
+    in_job()
+    monkeypatch.setattr(worker, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(worker, "ASK_AGAIN_SECONDS", 0.05)
+    fake_slurm.refuse("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    worker.requeue()
+    assert fake_slurm.calls("scontrol") == ["scontrol requeue 12"]
+    fake_slurm.refuse("scontrol", "Unable to contact slurm controller (connect failure)")
+    worker.requeue()  # nobody can help then, but the job ends as it should
+    assert "not requeued: scontrol: Unable to contact" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("outcome", ["STOPPED", "BUSY"])
+def test_a_notice_after_the_training_is_not_answered_by_submitit(
+    fake_slurm, in_job, training, run, monkeypatch, outcome
+):
+    in_job()
+    training(outcome)
+    monkeypatch.setattr(worker, "BUSY_SECONDS", 0.0)
+    calls = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: calls.append("submitit"))
+    for name in ("note_end", "requeue"):
+        monkeypatch.setattr(
+            worker, name, lambda *_, name=name: (os.kill(os.getpid(), signal.SIGUSR2), calls.append(name))
+        )
+    try:
+        with contextlib.suppress(SystemExit):
+            worker.work(str(run.path))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert calls == ["note_end", "requeue"][: 2 if outcome == "STOPPED" else 1]
 
 
 def test_only_one_rank_requeues(fake_slurm, in_job, monkeypatch):
@@ -201,3 +255,39 @@ def test_a_notice_to_a_sweep_that_is_just_complete_requeues_nothing(detached, fa
         return 0
 
     assert detached(main) == 0 and fake_slurm.calls("scontrol") == []
+
+
+def test_failures_are_forgiven_once_not_at_every_requeue(detached, monkeypatch):
+    seen = []
+
+    def main(argv):
+        seen.append(argv)
+        return 0
+
+    for count in ("0", "1"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        monkeypatch.setattr("launch.sweep.main", main)
+        DetachedSweep(["quickstart", "--retry-failed", "seeds=[0]"], os.getcwd(), "log")()
+    assert seen == [["quickstart", "--retry-failed", "seeds=[0]"], ["quickstart", "seeds=[0]"]]
+
+
+def test_the_job_of_a_detached_reconciler_is_small_whatever_its_runs_ask_for(make_planner, fake_slurm):
+    folder = make_planner().folder
+    profile = Profile(tasks=4, nodes=2, gres="gpu:2", constraint="big", accelerate="fsdp2", cpus_per_task=8, mem="64G")
+    assert detach.submit_reconciler(folder, profile, ["s"]) == "77"
+    (script,) = (file.read_text() for file in folder.jobs.glob("*/*submission.sh"))
+    for wanted in ("--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=2G"):
+        assert f"#SBATCH {wanted}\n" in script
+    assert not any(word in script for word in ("gres", "constraint", "ACCELERATE", "kill-on-bad-exit"))
+
+
+def test_a_second_detached_reconciler_is_refused_while_the_first_waits_in_the_queue(make_planner, fake_slurm, capsys):
+    folder = make_planner().folder
+    assert detach.detach(folder, ["s", "--detach"], Profile()) == 0
+    (name,) = (f"genxai-s-{file.stem}" for file in folder.submissions.glob("*.json"))
+    fake_slurm.answer("squeue", f"76|N/A|RUNNING|None|somebody else's\n77|N/A|PENDING|Priority|{name}\n")
+    with pytest.raises(GenxaiError, match=r"run by Slurm job 77 already \(pending\)"):
+        detach.detach(folder, ["s", "--detach"], Profile())
+    assert len(fake_slurm.calls("sbatch")) == 1
+    fake_slurm.answer("squeue", "")
+    assert detach.detach(folder, ["s", "--detach"], Profile()) == 0 and len(fake_slurm.calls("sbatch")) == 2
