@@ -8,7 +8,7 @@ export UV_HTTP_TIMEOUT ?= 300
 # compiled extensions of DeepSpeed depend on the torch of this environment
 export TORCH_EXTENSIONS_DIR ?= $(abspath $(VENV))/torch_extensions
 
-.PHONY: help setup quickstart test test-slow check lint benchmark clean
+.PHONY: help setup quickstart test test-slow test-thorough check lint benchmark clean
 
 help:
 	@echo "make quickstart   set up, run a small sweep of the full method on real data, print its table"
@@ -33,7 +33,10 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not thorough"
+
+test-thorough: setup
+	$(BIN)/python -m pytest -m thorough
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from genxai.files import read_json, read_jsonl
 from genxai.runs import Run, State, run_signature
 from launch.ranks import STARTED_HERE, start_ranks
 
+THOROUGH = pytest.mark.thorough
 ROOT = Path(__file__).parents[2]
 LONGER = ("train.epochs=4", "train.eval_every=2", "run.checkpoint_seconds=0.2", "train.optimizer=sgd", "train.lr=0.01")
 
@@ -74,7 +75,7 @@ def test_two_processes_decide_and_measure_as_one(tmp_path, small, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=THOROUGH)])
 def test_a_stop_reaches_every_process_and_changes_nothing(tmp_path, small, undisturbed, number):
     process, run = start(tmp_path, small, "run.processes=2")
     wait_for_step(run, 3, process)
@@ -95,7 +96,7 @@ def test_a_stop_that_reaches_one_process_alone_stops_all(tmp_path, small, undist
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=THOROUGH), 1])
 def test_a_killed_process_ends_the_others_is_no_failure_and_changes_nothing(tmp_path, small, undisturbed, rank):
     process, run = start(tmp_path, small, "run.processes=2")
     wait_for_step(run, 3, process)
@@ -120,7 +121,7 @@ def test_killing_the_command_leaves_no_process_behind(tmp_path, small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [("2", "4"), ("2", "1"), ("1", "2")])
+@pytest.mark.parametrize(("before", "after"), [("2", "4"), ("2", "1"), pytest.param("1", "2", marks=THOROUGH)])
 def test_a_checkpoint_of_one_number_of_processes_goes_on_at_another(tmp_path, small, undisturbed, before, after):
     process, run = start(tmp_path, small, f"run.processes={before}")
     wait_for_step(run, 6, process)
@@ -140,7 +141,7 @@ def planned(folder: Path, small: tuple[str, ...], *more: str) -> Run:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=THOROUGH), 1])
 def test_an_exception_on_one_process_ends_all_and_is_the_runs_failure(tmp_path, small, rank, capfd):
     run = planned(tmp_path, small, "run.processes=2")
     script = ROOT / "tests" / "training" / "processes" / "failing.py"
@@ -173,7 +174,9 @@ def test_the_backend_that_a_launcher_was_told_is_the_one_that_trains(tmp_path, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backends", [("ddp", "fsdp2"), ("zero2", "ddp"), ("fsdp2", "zero1")])
+@pytest.mark.parametrize(
+    "backends", [("ddp", "fsdp2"), pytest.param(("zero2", "ddp"), marks=THOROUGH), ("fsdp2", "zero1")]
+)
 def test_a_run_goes_on_under_another_backend(tmp_path, small, backends):
     pytest.importorskip("deepspeed")
     common = ("run.processes=2", "explain.fraction=0.25")

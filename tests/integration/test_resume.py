@@ -58,7 +58,7 @@ def test_three_kills_at_random_steps_change_nothing(tmp_path, small, undisturbed
     assert [line["restart"] for line in read_jsonl(run.provenance_file)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.thorough)])
 def test_a_stop_saves_exits_with_its_own_code_and_changes_nothing(tmp_path, small, undisturbed, number):
     process, run = start(tmp_path, small)
     wait_for_step(run, 3, process)

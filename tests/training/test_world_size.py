@@ -42,8 +42,7 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one.double() - other).norm() / other.norm())
 
 
-SLOW = pytest.mark.slow
-WORLDS = [2, pytest.param(4, marks=SLOW)]
+SLOW, THOROUGH = pytest.mark.slow, pytest.mark.thorough
 OPTIONS = {
     "default": (),
     "every fusion's own branch": ("model.fusion=early", "model.text.layers=2"),
@@ -53,9 +52,15 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    "options", [pytest.param(options, id=name, marks=SLOW if options else ()) for name, options in OPTIONS.items()]
+    ("world", "options"),
+    [
+        pytest.param(world, options, id=f"{name}-{world}", marks=marks)
+        for world in (2, 4)
+        for name, options in OPTIONS.items()
+        # four processes with every option are variants of two with it and of four without
+        for marks in [(SLOW, THOROUGH) if world == 4 and options else SLOW if world == 4 or options else ()]
+    ],
 )
 def test_gradients_terms_and_decisions_are_those_of_one_process(computed, world, options):
     alone, together = computed(1, 1, "float64", *options), computed(world, 1, "float64", *options)
