@@ -15,6 +15,7 @@ from types import FrameType
 
 from genxai.errors import EXIT_OK, EXIT_STOPPED, GenxaiError
 from genxai.files import is_locked, make_folder
+from genxai.training.stopping import handling
 from launch.cli import Interrupted
 from launch.profiles import Profile, slurm_parameters
 from launch.sbatch import submit_jobs
@@ -119,12 +120,8 @@ def _noticing() -> Iterator[list[int]]:
         if len(noticed) == 1:
             raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
 
-    before = {number: signal.signal(number, notice) for number in _NOTICES}
-    try:
+    with handling(notice, _NOTICES):
         yield noticed
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def submit_reconciler(folder: SweepDir, profile: Profile, argv: Sequence[str]) -> str:

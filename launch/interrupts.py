@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from genxai.training.stopping import handling
 from launch.cli import Interrupted
 from launch.submissions import read_submissions
 
@@ -21,21 +22,13 @@ STOP_SECONDS = 60.0
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the loop as Ctrl-C does. Outside the main thread (tests) nothing is changed."""
+    """SIGTERM and SIGHUP end the loop as Ctrl-C does."""
 
     def stop(number: int, frame: types.FrameType | None) -> None:
         raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
 
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    except ValueError:
+    with handling(stop, (signal.SIGTERM, signal.SIGHUP)):
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

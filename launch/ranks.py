@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 from genxai.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, GenxaiError
-from genxai.training.stopping import SIGNALS
+from genxai.training.stopping import handling
 
 #: how long the other processes of a run have to end once one has failed [s]
 GRACE_SECONDS = 30.0
@@ -104,12 +104,8 @@ def passing_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[i
         _send(ranks, signal.SIGKILL if number == signal.SIGINT and number in asked else number)
         asked.append(number)
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
-    try:
+    with handling(forward):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def free_port() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 #: USR2 from submitit, USR1 from `sbatch --signal`, TERM from preemption and time limits, INT from a person
@@ -33,18 +33,25 @@ class StopFlag:
 
 
 @contextlib.contextmanager
+def handling(handler: Callable[[int, FrameType | None], None], numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
+    """Put the handler over any other (submitit's) for the duration; a no-op outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextlib.contextmanager
 def listening(flag: StopFlag | None = None) -> Iterator[StopFlag]:
-    """Install the flag over any other handler (submitit's) for the duration; a no-op outside the main thread.
+    """Have the flag listen for the duration.
 
     Needs no torch, so that a command can listen before it spends seconds on importing it.
     """
     flag = flag or StopFlag()
-    if threading.current_thread() is not threading.main_thread():
+    with handling(flag.set):
         yield flag
-        return
-    previous = {number: signal.signal(number, flag.set) for number in SIGNALS}
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

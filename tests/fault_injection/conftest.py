@@ -13,7 +13,9 @@ HERE = Path(__file__).resolve().parent
 # scripts and helpers, not packages; fake_trainer is what the jobs of a light sweep call
 sys.path[:0] = [str(HERE), str(HERE.parent / "launch"), str(HERE.parent / "integration")]
 
+from light_sweeps import LightSweep  # noqa: E402
 from light_training import LightRun  # noqa: E402
+from writes import Fault  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,15 @@ def undisturbed_run(tmp_path_factory: pytest.TempPathFactory, small: tuple[str, 
     run = LightRun(folder, small)
     assert run.train() == 0, run.said()
     return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], list[str]]:
+    """What the light sweep comes to, and its writing calls."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    sweep = LightSweep(folder)
+    assert sweep.run(Fault(), counted=folder / "calls") == 0, sweep.said()
+    return sweep.findings(), (folder / "calls").read_text().splitlines()
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def run_sweep(
         clocks.jump(clock)
     from submitit.local import local
 
-    local.start_controller = _start_controller  # type: ignore[assignment]
-    sweep.make_executor = _make_executor  # type: ignore[assignment]
+    local.start_controller = _start_controller
+    sweep.make_executor = _make_executor
     sweep.POLL_SECONDS["local"] = (0.02, 0.02)
     runs = Path(argv[list(argv).index("--runs") + 1])
     if fault is not None:

@@ -11,14 +11,6 @@ from writes import Fault
 from genxai.runs import State
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    sweep = LightSweep(folder)
-    assert sweep.run(Fault(), counted=folder / "calls") == 0, sweep.said()
-    return sweep.findings(), (folder / "calls").read_text().splitlines()
-
-
 def test_a_disk_that_fills_up_at_any_write_of_a_sweep_ends_it_with_one_message(tmp_path, undisturbed):
     findings, calls = undisturbed
     chooser = random.Random(20261125)

@@ -12,15 +12,6 @@ from writes import Fault
 AT_ONCE = 4
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """What the sweep comes to, and the number of its writing calls."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    sweep = LightSweep(folder)
-    assert sweep.run(Fault(), counted=folder / "calls") == 0, sweep.said()
-    return sweep.findings(), (folder / "calls").read_text().splitlines()
-
-
 def check(folder, fault, findings) -> bool:
     """Have the fault happen, start again, compare; whether it did happen."""
     sweep = LightSweep(folder)

@@ -64,8 +64,8 @@ def install(root: Path, fault: Fault | None = None) -> None:
     if not _is_hooked:
         _is_hooked = True
         sys.addaudithook(_audit)
-        builtins.open = io.open = _open  # type: ignore[assignment]
-        os.write = _counted_os_write(os.write)  # type: ignore[assignment]
+        builtins.open = io.open = _open
+        os.write = _counted_os_write(os.write)
 
 
 def remove() -> None:
@@ -128,7 +128,7 @@ def _path(path: Any, handle: int = -1) -> str:
 
 
 class _CountedFile(io.FileIO):
-    def write(self, data: Any) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         _tick("write", _path(self.fileno()), lambda: super(_CountedFile, self).write(bytes(data)[: len(data) // 2]))
         return super().write(data) or 0
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "slurm"))  # a fold
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # training_runs
 
 from local_cluster import LocalCluster
+from slurm_sweeps import TINY, TWO_POINTS, SlurmSweep
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,14 @@ def slurm_cluster(slurm_packages: None) -> Iterator[LocalCluster]:
     """Four nodes, no accounting; preemption is quick so that tests are."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, LocalCluster(Path(folder), grace_time=2) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
+    """Two grid points of one seed on the session's cluster; its jobs are cancelled afterwards, whatever happened."""
+    sweep = SlurmSweep(slurm_cluster, tmp_path, TINY + TWO_POINTS)
+    yield sweep
+    sweep.cancel_jobs()
 
 
 @pytest.fixture

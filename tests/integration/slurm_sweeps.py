@@ -40,6 +40,7 @@ overrides:
 """
 
 #: to come after TINY: one point, with as many seeds as there shall be runs
+TWO_POINTS = "space:\n  objective.lambda_bias: {grid: [0.0, 0.1]}\nseeds: [0]\n"
 ONE_POINT = "space:\n  objective.lambda_bias: {grid: [0.1]}\n"
 
 

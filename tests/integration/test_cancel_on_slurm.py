@@ -6,29 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from local_cluster import LocalCluster
-from slurm_sweeps import REPOSITORY, TINY, SlurmSweep
+from slurm_sweeps import REPOSITORY, SlurmSweep
 
 from genxai.files import read_json, read_jsonl
 from genxai.runs import State
 
 Until = Callable[[Callable[[], object], float, str], None]
 
-TWO_POINTS = "space:\n  objective.lambda_bias: {grid: [0.0, 0.1]}\nseeds: [0]\n"
-
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-
-
-@pytest.fixture
-def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
-    """Two grid points of one seed; its jobs are cancelled afterwards, whatever happened."""
-    sweep = SlurmSweep(slurm_cluster, tmp_path, TINY + TWO_POINTS)
-    yield sweep
-    sweep.cancel_jobs()
 
 
 def cancelled(sweep: SlurmSweep) -> dict[str, object]:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from local_cluster import LocalCluster
-from slurm_sweeps import TINY, SlurmSweep, hold, hold_some
+from slurm_sweeps import SlurmSweep, hold, hold_some
 
 from genxai.files import read_jsonl
 from genxai.runs import State
 
 Until = Callable[[Callable[[], object], float, str], None]
 
-TWO_POINTS = "space:\n  objective.lambda_bias: {grid: [0.0, 0.1]}\nseeds: [0]\n"
-
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-
-
-@pytest.fixture
-def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
-    """Two grid points of one seed; its jobs are cancelled afterwards, whatever happened."""
-    sweep = SlurmSweep(slurm_cluster, tmp_path, TINY + TWO_POINTS)
-    yield sweep
-    sweep.cancel_jobs()
 
 
 def test_four_runs_in_two_jobs_are_preempted_requeued_and_complete(sweep: SlurmSweep) -> None:

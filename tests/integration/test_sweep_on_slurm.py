@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from local_cluster import LocalCluster
-from slurm_sweeps import TINY, SlurmSweep, hold_some
+from slurm_sweeps import ONE_POINT, TINY, SlurmSweep, hold_some
 
 from genxai.files import read_jsonl
 from genxai.runs import State
 
 Until = Callable[[Callable[[], object], float, str], None]
 
-TWO_POINTS = "space:\n  objective.lambda_bias: {grid: [0.0, 0.1]}\nseeds: [0]\n"
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-
-
-@pytest.fixture
-def sweep(slurm_cluster: LocalCluster, tmp_path: Path) -> Iterator[SlurmSweep]:
-    """Two grid points of one seed on the session's cluster; its jobs are cancelled afterwards, whatever happened."""
-    yield SlurmSweep(slurm_cluster, tmp_path, TINY + TWO_POINTS)
-    slurm_cluster.output("scancel", "--me")
 
 
 def test_a_reconciler_killed_twice_submits_nothing_twice_and_ends_with_every_run_computed_once(
@@ -68,7 +59,7 @@ def test_preempted_runs_save_are_requeued_by_slurm_and_go_on_where_they_stopped(
 def test_a_run_of_two_tasks_finds_itself_and_is_preempted_and_requeued_as_one(sweep: SlurmSweep) -> None:
     """srun starts the processes: no torchrun. Both save at the same step, and rank 0 alone requeues the job."""
     tasks = ("--profile", "tasks=2", "--profile", "nodes=2")
-    sweep.file.write_text(TINY + TWO_POINTS.replace("[0.0, 0.1]", "[0.1]"))
+    sweep.file.write_text(TINY + ONE_POINT + "seeds: [0]\n")
     with sweep.reconciler(*tasks) as reconciler:
         hold_some(sweep.found, 1)
         sweep.preempt()
