@@ -52,11 +52,17 @@ class CaptionConfig(Section):
 
 
 class DataConfig(Section):
-    """TexMM, the textured and captioned MNIST / Fashion-MNIST benchmark."""
+    """TexMM, the textured and captioned MNIST / Fashion-MNIST benchmark; or one of the corpora of toxic text.
 
-    dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="which images")
+    A corpus of text has neither images nor captions: of these options `source`, `seed`, `val_fraction` and the limits
+    apply to it.
+    """
+
+    dataset: Literal["mnist", "fashion-mnist", "toxicity-surge", "toxicity-davidson"] = Field(
+        "mnist", description="which images; or which comments (toxic or not)"
+    )
     source: Literal["full", "embedded"] = Field(
-        "full", description="the complete data set, or the 3,000 + 1,000 images inside the package"
+        "full", description="the complete data set, or the sample inside the package (3,000 + 1,000 images)"
     )
     split: Literal["pooled", "canonical"] = Field(
         "pooled", description="stratified 80/20 of all images (the paper's), or the data set's own train/test"
@@ -68,11 +74,17 @@ class DataConfig(Section):
         0.98, description="P(texture = pi(class)) in training; 0.1 means independent, 0 never aligned"
     )
     amplitude: Share = Field(0.5, description="texture amplitude, of full white")
+    noise: NonNegative = Field(0.0, description="standard deviation of Gaussian noise on every pixel, of full white")
     val_fraction: HeldOut = Field(0.1, description="share of train held out")
     balanced_val_size: AtLeastTen = Field(1000, description="at most this many held-out images, texture independent")
     train_limit: Count | None = Field(None, description="use only this many training images (stratified); all if null")
     test_limit: Count | None = Field(None, description="use only this many test images (stratified); all if null")
     captions: CaptionConfig = Field(default_factory=CaptionConfig)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this is a corpus of comments, not TexMM."""
+        return self.dataset.startswith("toxicity")
 
 
 class ImageEncoderConfig(Section):
@@ -178,6 +190,24 @@ class ExplainConfig(Section):
     )
     fraction: Share = Field(0.1, description="share of each real and each generated batch that is explained")
     every: Count = Field(1, description="explain at every n-th generator step")
+    from_epoch: int = Field(
+        0, ge=0, strict=True, description="epochs without explanation first; what follows is a post-hoc fine-tune"
+    )
+    masks: Literal["object", "random"] = Field(
+        "object", description="what maps are held to: the object, or (placebo) its shape at a random place"
+    )
+
+
+class MethodConfig(Section):
+    """What else trains the classifier against a shortcut: the baselines, by their registered names."""
+
+    name: str = Field(
+        "erm", description="erm (nothing else), group_resample, group_dro, jtt, dfr, rrr, texture_swap, or your own"
+    )
+    strength: NonNegative | None = Field(
+        None, description="the method's one number (docs/methods.md says which); null: its default"
+    )
+    warmup_epochs: Count = Field(1, description="jtt: epochs of the model whose errors are weighted up")
 
 
 class ReviseConfig(Section):
@@ -214,7 +244,13 @@ class TrainConfig(Section):
         "auto", description="what spreads a run over processes; auto: what the launcher says, else ddp"
     )
     eval_every: Count = Field(1, description="epochs between evaluations")
-    patience: Count = Field(10, description="evaluations without a better val/accuracy before stopping early")
+    patience: Count = Field(10, description="evaluations without a better validation accuracy before stopping early")
+    select_on: Literal["val", "val_balanced"] = Field(
+        "val", description="the split whose accuracy chooses the kept classifier and stops early"
+    )
+    generator: Switch = Field(
+        True, description="train generator and critic too (false: the classifier alone, which then sees no image of G)"
+    )
     explain_samples: Count = Field(512, description="images of each split whose maps are scored at an evaluation")
     threads: Count = Field(1, description="CPU threads of the run; fixed, because sums depend on it")
 
@@ -252,6 +288,7 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     explain: ExplainConfig = Field(default_factory=ExplainConfig)
+    method: MethodConfig = Field(default_factory=MethodConfig)
     revise: ReviseConfig = Field(default_factory=ReviseConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     run: RunConfig = Field(default_factory=RunConfig)
@@ -269,12 +306,37 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _text_has_no_map(self) -> Config:
-        explains = self.revise.enabled or self.objective.lambda_attribution > 0
-        if self.model.fusion == "text" and explains:
+        if self.model.fusion == "text" and self.explains and not self.data.is_text:
             raise ValueError(
                 "model.fusion=text has no image map: set revise.enabled=false and objective.lambda_attribution=0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _comments_have_no_images(self) -> Config:
+        if self.data.is_text:
+            wanted = {"model.fusion": "text", "train.generator": False, "revise.enabled": False}
+            given = (self.model.fusion, self.train.generator, self.revise.enabled)
+            wrong = [f"{key}={value}" for (key, value), is_ in zip(wanted.items(), given, strict=True) if value != is_]
+            if wrong:
+                raise ValueError(
+                    f"data.dataset={self.data.dataset} has no images: set {', '.join(wrong).lower()}, or start from "
+                    "the preset toxicity"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _revision_needs_the_generator(self) -> Config:
+        if self.revise.enabled and not self.train.generator:
+            raise ValueError(
+                "revise.enabled=true corrects generated samples too: set train.generator=true, or revise.enabled=false"
+            )
+        return self
+
+    @property
+    def explains(self) -> bool:
+        """Whether attribution takes part in training at all."""
+        return self.revise.enabled or self.objective.lambda_attribution > 0
 
     @property
     def explained_samples(self) -> int:
@@ -301,13 +363,12 @@ class Config(Section):
 
 def unsupported(config: Config, backend: str) -> str | None:
     """Why a backend cannot train this configuration; None if it can."""
-    explains = config.revise.enabled or config.objective.lambda_attribution > 0
     if backend.startswith("zero") and config.train.precision == "fp16":
         return (
             "DeepSpeed's fp16 halves the weights too, and the gradient penalty needs them in float32; use "
             "train.precision=bf16 or train.backend=ddp"
         )
-    if backend == "zero3" and explains:
+    if backend == "zero3" and config.explains:
         return (
             "ZeRO-3 takes weights away between passes, so a loss on attribution maps cannot be differentiated twice; "
             "use zero2, or set revise.enabled=false and objective.lambda_attribution=0"

@@ -39,9 +39,10 @@ def _main(argv: Sequence[str] | None) -> int:
     if not run.config_file.is_file():
         raise UsageError(f"{options.run} is not a run directory (it has no config.yaml)")
 
-    from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_checkpoint
+    from genxai.data import split_names
+    from genxai.training.evaluation import evaluate_checkpoint
 
-    allowed = VALIDATION_SPLITS + TEST_SPLITS
+    allowed = split_names(run.config().data).evaluated
     wrong = [name for name in options.split or () if name not in allowed]
     if wrong:
         raise UsageError(f"--split {wrong[0]}: allowed are {', '.join(allowed)}")

@@ -216,7 +216,7 @@ class BareLoop:
 
     def _explains(self, step: int) -> bool:
         config = self.config
-        return (config.revise.enabled or config.objective.lambda_attribution > 0) and step % config.explain.every == 0
+        return config.explains and step % config.explain.every == 0
 
     def _reveal(self, explained: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Share of map mass outside the mask, and the score that is corrected; both [m], differentiable."""

@@ -54,7 +54,7 @@ class Part:
 
 def explains(config: Config) -> bool:
     """Whether the loop computes attribution maps at all."""
-    return config.revise.enabled or config.objective.lambda_attribution > 0
+    return config.explains
 
 
 # --- the passes ----------------------------------------------------------------------------------

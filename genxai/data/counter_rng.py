@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 
 import torch
 from torch import Tensor
@@ -61,6 +62,13 @@ def _mix(state: Tensor) -> Tensor:
 def uniform(seed: int, stream: str, *counters: Tensor | int) -> Tensor:
     """Uniform float32 in [0, 1): 24 random bits, one number per element of the broadcast counters."""
     return (hash_bits(seed, stream, *counters) >> 39).to(torch.float32) * 2.0**-24
+
+
+def normal(seed: int, stream: str, *counters: Tensor | int) -> Tensor:
+    """Standard normal float32, one number per element of the broadcast counters, by the Box-Muller transform."""
+    radius = uniform(seed, f"{stream}-radius", *counters)
+    angle = uniform(seed, f"{stream}-angle", *counters)
+    return torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
 
 
 def integers(seed: int, stream: str, n: int, *counters: Tensor | int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genxai.config import Config
-from genxai.data import SPLITS, counter_rng
+from genxai.data import counter_rng
 from genxai.data.caption_bank import caption_bank
 from genxai.data.captions import CLASS_NAMES, captions_in_use
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES, aligned_texture
@@ -22,6 +22,7 @@ from genxai.data.masks import object_masks
 from genxai.data.resize import resize_bilinear, resize_nearest
 from genxai.data.sources import fingerprint, load_arrays
 from genxai.data.splits import make_splits
+from genxai.data.supply import TEXMM
 from genxai.data.textures import compose
 from genxai.data.tokens import load_tokenizer
 from genxai.errors import UsageError
@@ -85,8 +86,8 @@ class TexMM:
 
     def __init__(self, config: Config, split: str, device: torch.device | str = "cpu") -> None:
         """Raises UsageError for an unknown split or captions longer than max_tokens, DataError without data."""
-        if split not in SPLITS:
-            raise UsageError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+        if split not in TEXMM.every:
+            raise UsageError(f"unknown split {split!r}; the splits are {', '.join(TEXMM.every)}")
         self.split = split
         self.device = _indexed(torch.device(device))
         self._config, self._data = config, config.data
@@ -157,13 +158,15 @@ class TexMM:
             "sha256": dict(self._store.checksums),
         }
 
-    def batch(self, indices: Tensor | Sequence[int]) -> Sample:
+    def batch(self, indices: Tensor | Sequence[int], textures: Tensor | None = None) -> Sample:
         """The samples at places `indices` (integers [B] in 0..len-1) of the split.
 
-        A sample has the same bits alone and in any batch. Nothing waits for the device.
+        A sample has the same bits alone and in any batch. Nothing waits for the device. textures: int64 [B], other
+        textures than the samples' own to compose the images with; captions stay as they are.
         """
         indices = torch.as_tensor(indices, dtype=torch.int64).to(self.device, non_blocking=True)
-        image, labels, textures = self._image[indices], self.labels[indices], self.textures[indices]
+        image, labels = self._image[indices], self.labels[indices]
+        textures = self.textures[indices] if textures is None else textures
         caption = self._caption[indices]
         pictures, masks = self._composed(indices, image, textures)
         return Sample(
@@ -173,7 +176,7 @@ class TexMM:
             masks=masks,
             tokens=self._bank.tokens[caption],
             token_mask=self._bank.token_mask[caption],
-            aligned=self.aligned[indices],
+            aligned=textures == aligned_texture(labels),
             indices=indices,
         )
 
@@ -184,7 +187,7 @@ class TexMM:
         if self._data.image_size != pictures.shape[-1]:
             pictures = resize_bilinear(pictures, self._data.image_size)
             masks = resize_nearest(masks, self._data.image_size)
-        return compose(
+        pictures, masks = compose(
             pictures,
             masks,
             textures,
@@ -194,6 +197,16 @@ class TexMM:
             mode=self._data.mode,
             amplitude=self._data.amplitude,
         )
+        if self._data.noise > 0:
+            pictures = (pictures + self._data.noise * self._noise(image)).clamp(0.0, 1.0)
+        return pictures, masks
+
+    def _noise(self, image: Tensor) -> Tensor:
+        """N(0, 1) per pixel, [B, 1, H, W]; keyed by image, so that a counterfactual pair shares it."""
+        side = self._data.image_size
+        pixel = torch.arange(side * side, device=image.device)
+        draws = counter_rng.normal(self._config.data.seed, f"{self.split}/noise", image[:, None], pixel)
+        return draws.view(-1, 1, side, side)
 
     def captions(self, indices: Tensor | Sequence[int]) -> list[str]:
         """The captions of the samples as people read them; '' where the modality is missing."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from genxai.data.counter_rng import derive_seed, integers, permutation, uniform
+from genxai.data.counter_rng import derive_seed, integers, normal, permutation, uniform
 
 
 @dataclass
@@ -59,13 +59,10 @@ class Draws:
         return integers(self.seed, "generator-batch", self.train_size, step, self.positions // 2)
 
     def latents(self, stream: str, length: int, step: int, turns: int = 1) -> Tensor:
-        """z ~ N(0, 1), float32 [turns, b, length], by the Box-Muller transform."""
+        """z ~ N(0, 1), float32 [turns, b, length]."""
         columns = torch.arange(length, device=self.positions.device)
         turn, position = self._turns(turns)
-        counters = (step, turn[..., None], position[..., None], columns)
-        radius = uniform(self.seed, f"{stream}-radius", *counters)
-        angle = uniform(self.seed, f"{stream}-angle", *counters)
-        return torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
+        return normal(self.seed, stream, step, turn[..., None], position[..., None], columns)
 
     def epsilon(self, step: int, turns: int) -> Tensor:
         """epsilon ~ U[0, 1) of Eq. 3, one per sample, [turns, b]."""

@@ -1,4 +1,4 @@
-"""Numbers of a classifier and a generator on named splits; training state is left as it was."""
+"""Numbers of a classifier on named splits; training state is left as it was."""
 
 from __future__ import annotations
 
@@ -9,27 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from genxai.config import Config
-from genxai.data import Sample, TexMM
+from genxai.data import Sample, TexMM, open_split, split_names
 from genxai.errors import CheckpointError
 from genxai.explain import resize_map
-from genxai.fairness import bias_loss
 from genxai.metrics import classification_metrics, counterfactual_flip_rate, localisation_metrics
 from genxai.models import FusionClassifier, evaluating, frozen
 from genxai.runs import Run
 from genxai.training import checkpoints
-from genxai.training.draws import Draws
 from genxai.training.experiment import EVALUATION_BATCH, Experiment, choose_device
 from genxai.training.objectives import attribution_map
 from genxai.training.parallel import Processes
 from genxai.training.precision import compute_in_float32
-
-#: splits that may choose something (early stopping, a sweep's point) and those that only report
-VALIDATION_SPLITS = ("val", "val_balanced")
-TEST_SPLITS = ("test", "test_unbiased", "test_conflict", "test_counterfactual")
-#: splits whose attribution maps are scored
-EXPLAINED_SPLITS = ("val", "test", "test_unbiased")
-#: generated images that the generator's numbers are means over
-GENERATED = 1000
 
 Metrics = dict[str, float]
 
@@ -55,8 +45,8 @@ def measure_split(
     classifier: nn.Module, config: Config, split: str, device: torch.device, processes: Processes | None = None
 ) -> Metrics:
     """As `evaluate_split`, for a classifier without an experiment around it."""
-    data = TexMM(config, split, device)
-    explained = min(config.train.explain_samples, len(data)) if split in EXPLAINED_SPLITS else 0
+    data = open_split(config, split, device)
+    explained = min(config.train.explain_samples, len(data)) if split in split_names(config.data).explained else 0
     with evaluating(classifier):
         found = predict(classifier, config, data, explained, processes or Processes())
     if split == "test_counterfactual":
@@ -116,19 +106,6 @@ def explain(classifier: nn.Module, sample: Sample, method: str) -> Tensor:
         return attribution_map(prediction, prediction.logits.argmax(1), method, create_graph=False).detach()
 
 
-@torch.no_grad()
-def evaluate_generator(experiment: Experiment) -> Metrics:
-    """The averaged generator against the reference of Eq. 5, on a fixed set of latents and class labels."""
-    config, device = experiment.config, experiment.device
-    draws = Draws(config.seed, len(experiment.train), GENERATED, torch.arange(GENERATED, device=device))
-    labels = torch.arange(GENERATED, device=device) % experiment.train.num_classes
-    (latents,) = draws.latents("evaluation", config.model.gan.latent_dim, 0)
-    with evaluating(experiment.average):
-        parts = zip(latents.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
-        features = torch.cat([experiment.descriptor(experiment.average(z, y)) for z, y in parts])
-    return {"generator/bias_gap": bias_loss(features, labels, experiment.reference).item()}
-
-
 def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
     """Metrics of the classifier that a run's newest intact checkpoint keeps; reads only.
 
@@ -142,7 +119,7 @@ def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
     torch.set_num_threads(config.train.threads)
     compute_in_float32()
     device = torch.device(choose_device(config))
-    data = TexMM(config, splits[0], device)
+    data = open_split(config, splits[0], device)
     classifier = FusionClassifier(config.model, data.num_classes, data.vocab_size)
     classifier.load_state_dict(saved["loop"]["best"] or saved["modules"]["classifier"])
     classifier.to(device)

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from genxai.config import Config
-from genxai.data import SPLITS, TexMM
+from genxai.data import TexMM, open_split, split_names
 from genxai.data.counter_rng import derive_seed
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.errors import UsageError
@@ -37,12 +37,22 @@ EVALUATION_BATCH = 512
 SHARDED = ("fsdp2", "zero3")
 
 
+@dataclass(frozen=True)
+class Generation:
+    """What training a generator takes besides its network and the critic's."""
+
+    average: Generator
+    descriptor: Any
+    reference: BiasReference
+
+
 @dataclass
 class Experiment:
     """The parts of the joint loop.
 
-    `trained` holds the three networks under their backend; the properties are the modules themselves, which passes that
-    are differentiated twice, and passes through a frozen network, use directly.
+    `trained` holds the networks under their backend, the classifier alone if `train.generator` is false; the properties
+    are the modules themselves, which passes that are differentiated twice, and passes through a frozen network, use
+    directly.
     """
 
     config: Config
@@ -53,9 +63,8 @@ class Experiment:
     draws: Draws
     precision: Precision
     trained: dict[str, Trained]
-    average: Generator
-    descriptor: Any
-    reference: BiasReference
+    #: None where the classifier is trained alone
+    generation: Generation | None
     #: a classifier with whole weights, for evaluation; None where the trained one has them itself
     replica: FusionClassifier | None = None
 
@@ -70,6 +79,26 @@ class Experiment:
     @property
     def classifier(self) -> FusionClassifier:
         return cast(FusionClassifier, self.trained["classifier"].module)
+
+    @property
+    def average(self) -> Generator:
+        """The averaged generator, which is the one evaluated."""
+        return self._generation.average
+
+    @property
+    def descriptor(self) -> Any:
+        """B(x)."""
+        return self._generation.descriptor
+
+    @property
+    def reference(self) -> BiasReference:
+        """What E[B(G)] is held to."""
+        return self._generation.reference
+
+    @property
+    def _generation(self) -> Generation:
+        assert self.generation is not None, "this run trains no generator (train.generator=false)"
+        return self.generation
 
     @property
     def device(self) -> torch.device:
@@ -92,18 +121,19 @@ class Experiment:
 
     def explains(self, step: int) -> bool:
         """Whether attribution maps are computed at this step."""
-        config = self.config
-        wanted = config.revise.enabled or config.objective.lambda_attribution > 0
-        return wanted and step % config.explain.every == 0
+        explain = self.config.explain
+        begun = step >= explain.from_epoch * self.draws.steps_per_epoch
+        return self.config.explains and begun and step % explain.every == 0
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks that a run trains, by name."""
-        return {**{name: trained.module for name, trained in self.trained.items()}, "average": self.average}
+        modules = {name: trained.module for name, trained in self.trained.items()}
+        return modules if self.generation is None else {**modules, "average": self.average}
 
     def network_states(self) -> dict[str, dict[str, Tensor]]:
         """Every network's whole state_dict; to be called by every process."""
         states = {name: trained.network_state() for name, trained in self.trained.items()}
-        return states | {"average": self.average.state_dict()}
+        return states if self.generation is None else states | {"average": self.average.state_dict()}
 
     def whole_classifier(self) -> FusionClassifier:
         """The classifier to evaluate, its weights not sharded; to be called by every process."""
@@ -125,21 +155,20 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
     torch.set_num_threads(config.train.threads)  # Accelerate sets its own where there are several processes
     compute_in_float32()
     _refuse_unequal_passes(config, backend, processes)
-    train = TexMM(config, "train", device)
-    for split in SPLITS:
-        if not len(TexMM(config, split, device)):
+    train = open_split(config, "train", device)
+    for split in split_names(config.data).every:
+        if not len(open_split(config, split, device)):
             raise UsageError(
                 f"the split {split} is empty: data.train_limit, data.test_limit, data.val_fraction and "
                 f"data.balanced_val_size leave too few images of each class"
             )
     positions = _positions(config, processes, device)
-    modules = _networks(config, train.vocab_size, device)
+    modules = _networks(config, train, device)
     if processes.count > 1:
         share_rows(modules["classifier"], positions, config.train.batch_size)
     _synchronise_batch_norm(modules["classifier"], config, processes, device)
-    average = copy.deepcopy(modules["generator"]).requires_grad_(False)
+    generation = _generation(config, train, modules["generator"]) if config.train.generator else None
     replica = copy.deepcopy(modules["classifier"]) if backend in SHARDED else None
-    descriptor = build_descriptor(config.objective.bias_descriptor, config.data.image_size).to(device)
     return Experiment(
         config=config,
         backend=backend,
@@ -149,17 +178,14 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
         draws=Draws(config.seed, len(train), config.train.batch_size, positions),
         precision=precision,
         trained=prepare(backend, modules, config, precision, processes.count),
-        average=cast(Generator, average),
-        descriptor=descriptor,
-        reference=reference_statistics(config, train, descriptor),
+        generation=generation,
         replica=cast("FusionClassifier | None", replica),
     )
 
 
 def _refuse_unequal_passes(config: Config, backend: str, processes: Processes) -> None:
     """Under FSDP2 a pass gathers weights from all processes: one that explains nothing would leave them waiting."""
-    explains = config.revise.enabled or config.objective.lambda_attribution > 0
-    if backend == "fsdp2" and explains and config.explained_samples < processes.count:
+    if backend == "fsdp2" and config.explains and config.explained_samples < processes.count:
         raise UsageError(
             f"train.backend=fsdp2 needs a sample to explain on each of {processes.count} processes, but "
             f"explain.fraction={config.explain.fraction} of train.batch_size={config.train.batch_size} is "
@@ -167,18 +193,24 @@ def _refuse_unequal_passes(config: Config, backend: str, processes: Processes) -
         )
 
 
-def _networks(config: Config, vocab_size: int, device: torch.device) -> dict[str, nn.Module]:
-    """Generator, critic and classifier, each initialised from its own seed: changing one leaves the others alone."""
-    make: dict[str, Callable[[], nn.Module]] = {
-        "generator": lambda: Generator(config.model.gan, NUM_CLASSES, config.data.image_size),
-        "critic": lambda: Critic(config.model.gan, NUM_CLASSES, config.data.image_size),
-        "classifier": lambda: FusionClassifier(config.model, NUM_CLASSES, vocab_size),
-    }
+def _networks(config: Config, data: Any, device: torch.device) -> dict[str, nn.Module]:
+    """The networks to train, each initialised from its own seed: changing one leaves the others alone."""
+    make: dict[str, Callable[[], nn.Module]] = {}
+    if config.train.generator:
+        make["generator"] = lambda: Generator(config.model.gan, data.num_classes, config.data.image_size)
+        make["critic"] = lambda: Critic(config.model.gan, data.num_classes, config.data.image_size)
+    make["classifier"] = lambda: FusionClassifier(config.model, data.num_classes, data.vocab_size)
     networks = {}
     for name, network in make.items():
         torch.manual_seed(derive_seed(config.seed, "init", name))
         networks[name] = network().to(device)
     return networks
+
+
+def _generation(config: Config, train: TexMM, generator: nn.Module) -> Generation:
+    average = cast(Generator, copy.deepcopy(generator).requires_grad_(False))
+    descriptor = build_descriptor(config.objective.bias_descriptor, config.data.image_size).to(train.labels.device)
+    return Generation(average, descriptor, reference_statistics(config, train, descriptor))
 
 
 def _synchronise_batch_norm(classifier: nn.Module, config: Config, processes: Processes, device: torch.device) -> None:

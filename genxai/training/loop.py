@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genxai.data import split_names
 from genxai.errors import NonFiniteError
 from genxai.fairness import Ledger, in_order
 from genxai.files import append_jsonl
 from genxai.models import FusionClassifier
 from genxai.runs import Run
 from genxai.training import resume
-from genxai.training.evaluation import VALIDATION_SPLITS, evaluate_generator, evaluate_split
+from genxai.training.evaluation import evaluate_split
 from genxai.training.experiment import Experiment
+from genxai.training.generation import evaluate_generator
 from genxai.training.optimizers import learning_rate
 from genxai.training.pictures import write_pictures
 from genxai.training.progress import LossMeter, Reporter
@@ -94,11 +96,13 @@ class Loop:
 
     def _evaluate(self, epoch: int) -> None:
         """Write metrics.jsonl, keep the classifier if it is the best on validation, decide on stopping early."""
-        experiment, state = self.experiment, self.state
+        experiment, state, train = self.experiment, self.state, self.experiment.config.train
         states = self._finite_states()
         classifier = experiment.whole_classifier()
-        found = [evaluate_split(classifier, experiment, split) for split in VALIDATION_SPLITS]
-        records = dict(zip((*VALIDATION_SPLITS, "generator"), [*found, evaluate_generator(experiment)], strict=True))
+        splits = split_names(experiment.config.data).validation
+        records = {split: evaluate_split(classifier, experiment, split) for split in splits}
+        if experiment.generation is not None:
+            records["generator"] = evaluate_generator(experiment)
         self.tick()
         self._require()
         if self.processes.first:
@@ -106,13 +110,13 @@ class Loop:
             append_jsonl(self.run.metrics_file, *lines)
         values = {name: value for part in records.values() for name, value in part.items()}
         experiment.accelerator.log(values, step=state.step)
-        accuracy = values["val/accuracy"]
+        accuracy = values[f"{train.select_on}/accuracy"]
         if state.best_accuracy is None or accuracy > state.best_accuracy:
             state.best_accuracy, state.best_epoch, state.stale = accuracy, epoch, 0
             state.best = {name: value.clone() for name, value in states["classifier"].items()}
         else:
             state.stale += 1
-            state.stopped_early = state.stale >= experiment.config.train.patience
+            state.stopped_early = state.stale >= train.patience
         if self.processes.first and experiment.config.run.pictures:
             write_pictures(experiment, classifier, self.run.pictures, state.step)
         self.reporter.say(f"epoch {epoch}: " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
@@ -176,13 +180,15 @@ class Loop:
 
 
 def joint_step(experiment: Experiment, step: int, ledger: Ledger) -> Terms:
-    """One pass of Algorithm 1: n_critic critic updates, one of the generator, one of the classifier."""
+    """One pass of Algorithm 1: n_critic critic updates, one of the generator, one of the classifier; or its alone."""
     train = experiment.config.train
     experiment.draws.seed_everything(step)
     for name, trained in experiment.trained.items():
         base = train.lr if name == "classifier" else train.gan_lr
         for group in trained.parameter_groups:
             group["lr"] = learning_rate(train.scheduler, base, step, experiment.steps)
+    if experiment.generation is None:
+        return classifier_step(experiment, step, None, ledger)[0]
     terms: Terms = {}
     for batch in critic_batches(experiment, step):
         terms |= critic_step(experiment, batch)

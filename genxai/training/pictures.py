@@ -25,7 +25,8 @@ OUTLINE = torch.tensor([0.1, 0.9, 0.3])
 def write_pictures(experiment: Experiment, classifier: FusionClassifier, folder: Path, step: int) -> None:
     """samples-<step>.png (one class a column) and attribution-<step>.png (image, map, map outside the mask in red)."""
     make_folder(folder)
-    _save(folder / f"samples-{step:07d}.png", generated_grid(experiment))
+    if experiment.generation is not None:
+        _save(folder / f"samples-{step:07d}.png", generated_grid(experiment))
     if experiment.config.model.fusion != "text":
         _save(folder / f"attribution-{step:07d}.png", attribution_overlays(experiment, classifier))
 

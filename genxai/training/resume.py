@@ -92,7 +92,8 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
             # how steps are executed is this start's business: sharded parameters know no fused SGD
             group |= {key: trained.parameter_groups[0][key] for key in EXECUTION & trained.parameter_groups[0].keys()}
         trained.load(saved["modules"][name], saved["optimizers"][name], saved["scalers"][name])
-    experiment.average.load_state_dict(saved["modules"]["average"])
+    if experiment.generation is not None:
+        experiment.average.load_state_dict(saved["modules"]["average"])
     restore_random_state(saved["random"])
     _truncate(run, experiment, saved["lengths"])
     state = LoopState(**saved["loop"])

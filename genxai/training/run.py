@@ -14,14 +14,15 @@ import torch
 
 from genxai.config import Config
 from genxai.configfile import dotted_keys, get_dotted, shortened
-from genxai.data import fingerprint
+from genxai.data import fingerprint, split_names
 from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError
 from genxai.files import append_jsonl, read_json, read_jsonl, write_json
 from genxai.runs import PATIENCE, Run, State, run_signature
 from genxai.training import checkpoints, resume
 from genxai.training.backends.choose import choose_backend
-from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_generator, evaluate_split
+from genxai.training.evaluation import evaluate_split
 from genxai.training.experiment import Experiment, build, make_accelerator
+from genxai.training.generation import evaluate_generator
 from genxai.training.loop import Loop
 from genxai.training.parallel import Processes, is_lost_peer, world_size
 from genxai.training.progress import Reporter, logging_to
@@ -111,7 +112,7 @@ def _train(
             if processes.first:
                 _note_start(run, experiment, state)
             experiment.accelerator.init_trackers("genxai", config=_flat(config))
-            images = config.train.batch_size * (config.objective.n_critic + 2)
+            images = config.train.batch_size * (config.objective.n_critic + 2 if config.train.generator else 1)
             with Reporter(run, state, experiment.steps, images, show_progress, silent=not processes.first) as reporter:
                 loop = Loop(run, experiment, state, stop, reporter)
                 try:
@@ -169,11 +170,12 @@ def _finish(run: Run, loop: Loop) -> bool:
     experiment, state, processes = loop.experiment, loop.state, loop.processes
     classifier = loop.kept_classifier()
     metrics: dict[str, float] = {}
-    for split in (*VALIDATION_SPLITS, *TEST_SPLITS):
+    for split in split_names(experiment.config.data).evaluated:
         if any(processes.any(loop.stop.requested)):
             return False
         metrics |= evaluate_split(classifier, experiment, split)
-    metrics |= evaluate_generator(experiment)
+    if experiment.generation is not None:
+        metrics |= evaluate_generator(experiment)
     loop.tick()
     states = experiment.network_states()
     if not processes.first:
@@ -191,9 +193,10 @@ def _finish(run: Run, loop: Loop) -> bool:
         "steps_redone": state.steps_redone,
         "device": str(experiment.device),
         "processes": processes.count,
-        "reference_groups_missing": experiment.reference.missing_groups,
-        "selected_on": "val/accuracy",
+        "selected_on": f"{experiment.config.train.select_on}/accuracy",
     }
+    if experiment.generation is not None:
+        result["reference_groups_missing"] = experiment.reference.missing_groups
     run.require()
     write_json(run.result_file, result)
     loop.reporter.say("done: " + " ".join(f"{name} {metrics[name]:.3f}" for name in ("val/accuracy", "test/accuracy")))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genxai.data import Sample
+from genxai.data.counter_rng import integers
 from genxai.data.masks import THRESHOLDS
 from genxai.data.textures import swatch
 from genxai.explain import out_of_mask
@@ -127,13 +128,14 @@ def generate(experiment: Experiment, step: int) -> Generated:
 
 
 def classifier_step(
-    experiment: Experiment, step: int, generated: Monitored, ledger: Ledger
+    experiment: Experiment, step: int, generated: Monitored | None, ledger: Ledger
 ) -> tuple[Terms, Revision | None]:
     """Eq. 11: L_cls = CE + lambda_a R(M), plus Reveal-to-Revise's correction of the flagged samples.
 
     R(M) is the share of map mass outside the mask, over the monitored real samples; the correction is the score of
     the monitored real and generated samples above tau. Every so often they are explained once more after the update.
-    Also returns what the flagged generated samples ask of the generator: the same maps serve both.
+    Also returns what the flagged generated samples ask of the generator: the same maps serve both. generated: None
+    where there is no generator, and so no revision.
     """
     config, classifier = experiment.config, experiment.trained["classifier"]
     sample = experiment.train.batch(experiment.draws.classifier_indices(step))
@@ -142,16 +144,17 @@ def classifier_step(
     if not experiment.explains(step):
         classifier.update(cross_entropy, config.train.clip_norm)
         return _classifier_terms(cross_entropy), None
-    processes, revises = experiment.processes, config.revise.enabled
+    processes = experiment.processes
     monitored = Monitored.first(sample, experiment.monitored)
-    images = generated.images.detach().requires_grad_(_corrects_generator(experiment))
-    if revises:
-        monitored = monitored.join(generated._replace(images=images))
+    revised = generated if config.revise.enabled else None
+    if revised is not None:
+        images = revised.images.detach().requires_grad_(_corrects_generator(experiment))
+        monitored = monitored.join(revised._replace(images=images))
     found = _explained(experiment, monitored, create_graph=True)
     real = slice(None, experiment.monitored)
     attribution = found.outside[real].sum() * (processes.count / experiment.all_monitored)
     loss = cross_entropy + config.objective.lambda_attribution * attribution
-    if not revises:
+    if revised is None:
         classifier.update(loss, config.train.clip_norm)
         return _classifier_terms(cross_entropy, attribution), None
     made = slice(experiment.monitored, None)
@@ -285,6 +288,8 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
     create_graph both are differentiable in the classifier's parameters and in the images.
     """
     config = experiment.config
+    if config.explain.masks == "random":
+        monitored = monitored._replace(masks=elsewhere(monitored.masks, config.seed, monitored.ids))
     with evaluating(experiment.classifier), experiment.precision.autocast():
         prediction = experiment.classifier(
             monitored.images, monitored.tokens, monitored.token_mask, float32_above_map=True
@@ -295,6 +300,19 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
         return outside, outside
     evidence = experiment.descriptor.evidence(monitored.images)
     return outside, reveal_score(heatmap, monitored.masks, evidence, config.revise.score)
+
+
+def elsewhere(masks: Tensor, seed: int, ids: Tensor) -> Tensor:
+    """The placebo: each mask [m,1,H,W] of the same shape at a random place, rolled around the image's edges.
+
+    A sample keeps its place through a run, as it does the true one.
+    """
+    side = masks.shape[-1]
+    down, right = (integers(seed, f"placebo-{axis}", side, ids)[:, None] for axis in ("down", "right"))
+    pixel = torch.arange(side, device=masks.device)
+    rows, columns = (pixel - down) % side, (pixel - right) % side
+    sample = torch.arange(len(masks), device=masks.device)
+    return masks[sample[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
 
 
 def object_masks(experiment: Experiment, fake: Tensor) -> Tensor:

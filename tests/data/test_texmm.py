@@ -12,8 +12,9 @@ import torch
 from scipy import stats
 
 from genxai.config import Config
-from genxai.data import SPLITS, Sample, TexMM
+from genxai.data import Sample, TexMM
 from genxai.data.captions import TEXTURE_NAMES, variants
+from genxai.data.supply import TEXMM
 from genxai.data.textures import compose
 from genxai.errors import UsageError
 
@@ -25,7 +26,7 @@ def same(a: Sample, b: Sample) -> bool:
     return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Sample))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", TEXMM.every)
 @pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
 def test_a_batch_has_the_stated_shapes_types_and_ranges(embedded, dataset, split):
     data = TexMM(embedded(dataset=dataset), split)
@@ -43,7 +44,7 @@ def test_a_batch_has_the_stated_shapes_types_and_ranges(embedded, dataset, split
 
 
 def test_sizes_of_the_splits(embedded):
-    sizes = {split: len(TexMM(embedded(), split)) for split in SPLITS}
+    sizes = {split: len(TexMM(embedded(), split)) for split in TEXMM.every}
     assert sizes["test"] == sizes["test_unbiased"] == sizes["test_conflict"] == 800
     assert sizes["test_counterfactual"] == 1600
     assert sizes["train"] == 2880 and sizes["val"] == 320 and 100 <= sizes["val_balanced"] <= 320
@@ -75,7 +76,7 @@ def test_a_sample_depends_on_the_seed_and_the_split(embedded):
 def test_samples_never_change(embedded):
     # a change here changes every run: raise sources.BENCHMARK_VERSION with it
     digest = hashlib.sha256()
-    for split in SPLITS:
+    for split in TEXMM.every:
         s = TexMM(embedded(), split).batch(range(0, 100, 7))
         digest.update((s.images * 255).round().to(torch.uint8).numpy().tobytes())
         for values in (s.labels, s.textures, s.masks, s.tokens):
@@ -187,7 +188,7 @@ def test_larger_pictures_look_alike(embedded):
 # --- captions ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", TEXMM.every)
 def test_test_splits_use_test_paraphrases_and_the_others_training_ones(embedded, split):
     kind = "test" if split.startswith("test") else "train"
     data = TexMM(embedded(), split)

@@ -10,12 +10,13 @@ import torch
 
 from genxai.configfile import load_config
 from genxai.data import fingerprint
+from genxai.data.supply import TEXMM
 from genxai.errors import CheckpointError, GenxaiError, UsageError
 from genxai.files import append_jsonl, read_json, read_jsonl, write_json
 from genxai.runs import Run, State, run_signature
 from genxai.training import Outcome, train
 from genxai.training import resume as resume_module
-from genxai.training.evaluation import TEST_SPLITS, VALIDATION_SPLITS, evaluate_checkpoint
+from genxai.training.evaluation import evaluate_checkpoint
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_run_ends_with_metrics_of_every_split_and_names_what_selected(planned)
     run = planned()
     assert train(run) is Outcome.DONE and run.state is State.DONE
     result = run.result()
-    assert {name.split("/")[0] for name in result["metrics"]} == {*VALIDATION_SPLITS, *TEST_SPLITS, "generator"}
+    assert {name.split("/")[0] for name in result["metrics"]} == {*TEXMM.evaluated, "generator"}
     assert result["selected_on"] == "val/accuracy" and result["restarts"] == 0 and result["steps_redone"] == 0
     assert [line["split"] for line in read_jsonl(run.metrics_file)] == ["val", "val_balanced", "generator"] * 2
     (start,) = read_jsonl(run.provenance_file)
@@ -217,3 +218,37 @@ def test_pictures_are_written_at_evaluations(planned):
     run = planned("run.pictures=true")
     train(run)
     assert [path.name for path in run.newest_pictures()] == ["attribution-0000010.png", "samples-0000010.png"]
+
+
+ALONE = ("train.generator=false", "revise.enabled=false", "objective.lambda_attribution=5.0")
+
+
+def test_the_classifier_trained_alone_is_the_one_trained_beside_a_generator_that_corrects_nothing(planned):
+    alone, beside = planned(*ALONE, folder="alone"), planned(*ALONE[1:], folder="beside")
+    assert train(alone) is Outcome.DONE and train(beside) is Outcome.DONE
+    metrics = beside.result()["metrics"]
+    assert alone.result()["metrics"] == {name: v for name, v in metrics.items() if not name.startswith("generator/")}
+    assert "reference_groups_missing" not in alone.result()
+
+
+def test_the_split_that_selects_is_the_configured_one(planned):
+    run = planned("train.select_on=val_balanced", *ALONE)
+    assert train(run) is Outcome.DONE
+    by_epoch = {
+        line["epoch"]: line["accuracy"] for line in read_jsonl(run.metrics_file) if line["split"] == "val_balanced"
+    }
+    assert run.result()["selected_on"] == "val_balanced/accuracy"
+    assert run.result()["best_epoch"] == max(by_epoch, key=by_epoch.__getitem__)
+
+
+def test_a_post_hoc_fine_tune_is_the_plain_classifier_until_its_epoch(planned):
+    late, plain = (
+        planned(*ALONE, "explain.from_epoch=1", folder="late"),
+        planned(*ALONE[:2], "objective.lambda_attribution=0.0", folder="plain"),
+    )
+    assert train(late) is Outcome.DONE and train(plain) is Outcome.DONE
+    lines = [
+        [(line["ece"], line["iou_half_max"]) for line in read_jsonl(run.metrics_file) if line["split"] == "val"]
+        for run in (late, plain)
+    ]
+    assert lines[0][0] == lines[1][0] and lines[0][1] != lines[1][1]
