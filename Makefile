@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
 TABLES ?= tables
+# test processes at a time; the files are dealt out, so that what a file sets up is set up once
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15
 BIN := $(VENV)/bin
 export UV_HTTP_TIMEOUT ?= 300
 # compiled extensions of DeepSpeed depend on the torch of this environment
@@ -30,13 +33,13 @@ quickstart: setup
 	@$(BIN)/python launch/status.py $(RUNS) --pictures
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow and not thorough"
+	$(PYTEST) -m "slow and not thorough"
 
 test-thorough: setup
-	$(BIN)/python -m pytest -m thorough
+	$(PYTEST) -m thorough
 
 lint: setup
 	$(BIN)/ruff check .
