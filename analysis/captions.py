@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.results import flatten, matches, setting
+from analysis.conditions import flatten, matches, setting
 from analysis.specs import paper_scale
 from analysis.verdicts import plain
 from genxai.config import Config
 
 RHO = "\N{GREEK SMALL LETTER RHO}"
-DATASET_NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+DATASET_NAMES = {
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "toxicity-surge": "Surge AI's 1,000 comments (toxic or not)",
+    "toxicity-davidson": "Davidson's tweets (toxic or not)",
+}
 
 #: said in every caption, so not listed again among the settings that are not the default
 _SAID = {
@@ -26,26 +31,38 @@ _SAID = {
 }
 
 
-def describe_setting(config: Config, split_by: Sequence[str]) -> str:
-    """`MNIST (complete), pooled split, ρ = 0.98, background textures; small_cnn at 28 px + small text, 10 epochs`."""
+#: what comments have nothing of
+_OF_IMAGES = {"data.source", "model.image.name"}
+
+
+def describe_setting(config: Config, split_by: Sequence[str], across: Sequence[str] = ()) -> str:
+    """`MNIST (complete), pooled split, ρ = 0.98, background textures; small_cnn at 28 px + small text, 10 epochs`.
+
+    What differs within the table (`across`) is not said.
+    """
     data, model = config.data, config.model
-    size = "complete" if data.source == "full" else "embedded sample of 3,000 + 1,000 images"
-    textures = "no textures" if data.mode == "none" else f"{data.mode} textures, {RHO} = {plain(data.rho)}"
-    encoders = f"image encoder {model.image.name} at {model.image.input_size} px, text encoder {model.text.name}"
-    parts = [
-        f"{DATASET_NAMES.get(data.dataset, data.dataset)} ({size})",
-        f"{data.split} split",
-        textures,
-        encoders,
-        f"at most {config.train.epochs} epochs",
-    ]
+    encoder = f"text encoder {_short(model.text.name)}"
+    if data.is_text:
+        parts = [DATASET_NAMES[data.dataset], encoder]
+    else:
+        size = "complete" if data.source == "full" else "embedded sample of 3,000 + 1,000 images"
+        rho = [] if "data.rho" in across else [f"{RHO} = {plain(data.rho)}"]
+        textures = "no textures" if data.mode == "none" else ", ".join([f"{data.mode} textures", *rho])
+        encoders = f"image encoder {model.image.name} at {model.image.input_size} px, {encoder}"
+        parts = [f"{DATASET_NAMES[data.dataset]} ({size})", f"{data.split} split", textures, encoders]
+    parts.append(f"at most {config.train.epochs} epochs")
     default = flatten(Config().model_dump(mode="json", exclude={"origin"}))
     changed = [
         f"{key} = {plain(value)}"
-        for key, value in setting(config, split_by).items()
+        for key, value in setting(config, split_by, across).items()
         if key not in _SAID and value != default[key]
     ]
     return ", ".join(parts + changed)
+
+
+def _short(name: str) -> str:
+    """Recorded results name local weights by their content; twelve digits are enough to tell them apart."""
+    return f"of content {name.removeprefix('sha256:')[:12]}" if name.startswith("sha256:") else name
 
 
 def scale_warning(configs: Sequence[Config]) -> str:
@@ -54,6 +71,8 @@ def scale_warning(configs: Sequence[Config]) -> str:
     for config in configs:
         flat = flatten(config.model_dump(mode="json", exclude={"origin"}))
         for item in paper_scale():
+            if config.data.is_text and item.key in _OF_IMAGES:
+                continue
             if not matches(flat[item.key], item.paper):
                 said[item.say.format(value=plain(flat[item.key]))] = None
     return f"NOT THE PAPER'S SCALE: {'; '.join(said)}." if said else ""

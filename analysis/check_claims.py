@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.make_tables import print_documents, read_runs, write
+from analysis.make_tables import print_documents, read_runs, results_folder, write
 from genxai.errors import EXIT_OK
-from launch.cli import add_runs_option, make_parser, run_command, runs_folder
+from launch.cli import add_runs_option, make_parser, run_command
 
 DESCRIPTION = """
 Say of each checkable sentence of the paper whether it holds, does not hold, cannot be told, is not measured or is not
@@ -50,7 +50,7 @@ def report(options: argparse.Namespace) -> int:
     from analysis.formats import as_json
     from genxai.files import finite
 
-    root = runs_folder(options.runs)
+    root = results_folder(options.runs)
     claims = load_claims()
     document = check_claims(claims, read_runs(root, "no claim has been measured"))
     files = write([document], options.out, ("md", "csv")) if options.out else []

@@ -136,7 +136,8 @@ def load_claims(text: str | None = None) -> Claims:
     base = next((table for table in load_tables() if table.id == book.table), None)
     if base is None:
         raise UsageError(f"{where}: table: there is no table {book.table!r}")
-    tree = base.model_dump() | {"id": "claims", "caption": "The paper's claims", "remarks": ()}
+    tree = base.model_dump() | {"id": "claims", "caption": "The paper's claims", "remarks": (), "groups": ()}
+    tree |= {"sweeps": (*base.own_sweeps, "table3"), "against": None}
     tree["rows"] = [row.model_dump() for row in (*base.rows, *book.rows)]
     tree["columns"] = [column.model_dump() for column in (*base.columns, *book.columns)]
     table = validate(TableSpec, tree, where)

@@ -5,23 +5,19 @@ The claims are data (analysis/paper/claims.yaml); rows, columns and settings are
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
+from analysis.choices import Choice, Setting, choose, settings
 from analysis.claim_specs import Claims, ClaimSpec, ClaimVerdict, Condition, readings
+from analysis.conditions import setting
+from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
-from analysis.results import Results, in_words, matches, setting
-from analysis.rows import Choice, choose, settings
-from analysis.specs import ColumnSpec, RowSpec, TableSpec, paper_rows, paper_value
+from analysis.remedies import command
+from analysis.results import Results
+from analysis.specs import ColumnSpec, TableSpec, paper_rows, paper_value
 from analysis.verdicts import MINUS, Estimate, Rule, fixed, seed_difference
-from genxai.config import Config
-from genxai.configfile import get_dotted, set_dotted, validate
-from genxai.errors import GenxaiError
-from launch.cli import REPOSITORY
-from launch.sweepfile import load_sweep
 
 
 @dataclass(frozen=True)
@@ -66,17 +62,14 @@ class Check:
 class Evidence:
     """The runs of one setting, asked for one comparison at a time."""
 
-    def __init__(self, table: TableSpec, runs: Results | None) -> None:
-        configurations = runs.configurations() if runs else []
+    def __init__(self, table: TableSpec, place: Setting) -> None:
         self.rule = table.verdict
         self.rows = {row.id: row for row in table.rows}
         self.columns = {column.id: column for column in table.columns}
         self.table = table
-        self.choices: dict[str, Choice | None] = {
-            row.id: choose(configurations, row, runs.sweeps if runs else {}) for row in table.rows
-        }
-        config = configurations[0].config if configurations else None
-        self.place = setting(config, table.split_by) if config else None
+        self.choices: dict[str, Choice] = {row.id: choose(place, row) for row in table.rows}
+        config = place.runs.frame["config"].iloc[0] if place.runs else None
+        self.place = setting(config, table.split_by, table.across) if config else None
 
     def groups(self, claim: ClaimSpec) -> Iterator[list[Check]]:
         """Each comparison of a claim, as the list of its readings."""
@@ -93,7 +86,7 @@ class Evidence:
         paper = (known[0] - sum(known[1:])) if len(known) == len(names) else None
         choices = [self.choices[name] for name in names]
         notes = [note for name in names for note in self.rows[name].notes]
-        notes += [f"{self.rows[n].label}: {note}" for n, c in zip(names, choices, strict=True) if c for note in c.notes]
+        notes += [f"{self.rows[n].label}: {note}" for n, c in zip(names, choices, strict=True) for note in c.notes]
         check = Check(
             what=f"{f' {MINUS} '.join(self.rows[name].label for name in names)}, {column.title}",
             needed=condition.requirement(column.digits, paper),
@@ -103,9 +96,7 @@ class Evidence:
             supported=None if paper is None else condition.met_by(paper, self.rule.rounding),
             signed=other is not None,
             notes=(*notes, *column.notes),
-            signatures=tuple(
-                signature for choice in choices if choice for signature in choice.configuration.signatures()
-            ),
+            signatures=tuple(one for choice in choices if (c := choice.configuration) for one in c.signatures()),
         )
         if condition.equals == "paper" and paper is None:
             return replace(check, verdict=ClaimVerdict.UNCHECKABLE, why="The paper prints no such figure.")
@@ -115,21 +106,24 @@ class Evidence:
         gaps = [gap for name in names if (gap := self._gap(name, column))]
         if gaps:
             return replace(check, why=" ".join(gaps), missing=tuple(gaps))
-        return self._measured(check, condition, [choice for choice in choices if choice], paper)
+        return self._measured(check, condition, [c for choice in choices if (c := choice.configuration)], paper)
 
     def _gap(self, name: str, column: ColumnSpec) -> str:
         """Why there is no number for a row and column, and what would run it; empty if there is one."""
         row, choice = self.rows[name], self.choices[name]
-        if choice is None:
-            return f"{row.label}: no run of this setting has {in_words(row.where)}; {command(row, self.place)}."
         configuration = choice.configuration
+        if configuration is None:
+            remedy = "" if choice.planned else f"; {command(row, self.place, self.table.across)}"
+            return f"{row.label}: {choice.reason[:1].lower()}{choice.reason[1:].rstrip('.')}{remedy}."
         if configuration.by_seed(column.metric):
             return ""
         gap = configuration.gaps(column.metric)
         return f"{row.label}, {column.metric}: {gap}" if gap else f"{row.label}: {configuration.progress()}."
 
-    def _measured(self, check: Check, condition: Condition, choices: Sequence[Choice], paper: float | None) -> Check:
-        one, *others = (choice.configuration for choice in choices)
+    def _measured(
+        self, check: Check, condition: Condition, configurations: Sequence[Configuration], paper: float | None
+    ) -> Check:
+        one, *others = configurations
         metric, scale, confidence = check.column.metric, check.column.scale, self.rule.confidence
         if others and one.key == others[0].key:
             return replace(check, verdict=ClaimVerdict.OPEN, why="the same runs stand for both rows")
@@ -161,48 +155,6 @@ def _agreed(verdicts: Iterable[ClaimVerdict]) -> ClaimVerdict:
     return found.pop() if found else ClaimVerdict.UNCHECKABLE
 
 
-def command(row: RowSpec, place: Mapping[str, object] | None) -> str:
-    """Which sweep of this repository would run a row, in this setting if one does."""
-    elsewhere = ""
-    for path, configs in _shipped_sweeps():
-        fitting = [config for config in configs if _meets(config, row)]
-        here = [config for config in fitting if place is None or setting(config, list(place)) == place]
-        line = f"python launch/sweep.py {path.stem}"
-        if here:
-            return f"`{line}` runs it"
-        if fitting:
-            elsewhere = elsewhere or f"`{line}` runs it in another setting, its overrides can make it this one"
-    return elsewhere or "no sweep in sweeps/ runs it"
-
-
-def _meets(config: Config, row: RowSpec) -> bool:
-    return all(matches(get_dotted(config, key), condition) for key, condition in row.where.items())
-
-
-@functools.cache
-def _shipped_sweeps() -> tuple[tuple[Path, tuple[Config, ...]], ...]:
-    """Every sweep of this checkout with the configurations of its grid; none where only the package is installed.
-
-    Those first that change least of their preset: special ones come when no other will do.
-    """
-    found = []
-    for path in sorted((REPOSITORY / "sweeps").glob("*.yaml")):
-        try:
-            sweep = load_sweep(path)
-            configs = tuple(_at(sweep.base, point) for point in sweep.grid or ({},))
-            found.append((len(sweep.definition.overrides), path, configs))
-        except GenxaiError:
-            continue  # launch/sweep.py says what is wrong with it
-    return tuple((path, configs) for _, path, configs in sorted(found, key=lambda entry: entry[:2]))
-
-
-def _at(base: Config, point: Mapping[str, object]) -> Config:
-    tree = base.model_dump()
-    for key, value in point.items():
-        set_dotted(tree, key, value)
-    return validate(Config, tree, "sweep")
-
-
 # --- the document --------------------------------------------------------------------------------
 
 _VERDICTS = (
@@ -226,13 +178,13 @@ def check_claims(claims: Claims, results: Results) -> Document:
     """A table of verdicts and one of the comparisons behind them, for every setting found among the runs."""
     tables: list[Table] = []
     for place in settings(claims.table, results):
-        evidence = Evidence(claims.table, place.runs)
+        evidence = Evidence(claims.table, place)
         found = [(claim, list(evidence.groups(claim))) for claim in claims.claims]
         remarks = (rule_in_words(claims.table.verdict),)
         verdicts = tuple(_verdict_row(claim, groups) for claim, groups in found)
-        tables.append(Table(place.id, place.caption, _VERDICTS, verdicts, remarks))
+        tables.append(Table(place.id, place.described(claims.table.caption), _VERDICTS, verdicts, remarks))
         comparisons = tuple(row for claim, groups in found for row in _evidence_rows(claim, groups))
-        title = f"Comparisons behind the verdicts. {place.caption}"
+        title = f"Comparisons behind the verdicts. {place.described(claims.table.caption)}"
         tables.append(Table(f"{place.id}-evidence", title, _EVIDENCE, comparisons))
     return Document(claims.table.id, tuple(tables))
 

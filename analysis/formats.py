@@ -34,6 +34,31 @@ class Measured:
     ci_low: float | None = None
     ci_high: float | None = None
     verdict: str | None = None
+    #: a closed form that the value is held against, in place of a figure of the paper
+    reference: float | None = None
+    #: ends of the t-interval of the mean over seeds; of one run's bootstrap over test samples
+    seed_low: float | None = None
+    seed_high: float | None = None
+    bootstrap_low: float | None = None
+    bootstrap_high: float | None = None
+    #: difference to the row `against`, paired by seed; its p-value alone and corrected for the rows of the table
+    against: str | None = None
+    against_difference: float | None = None
+    against_low: float | None = None
+    against_high: float | None = None
+    against_n: int | None = None
+    against_p: float | None = None
+    against_p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class SeedValue:
+    """One seed's value of a cell, and the ends of its bootstrap interval over test samples where it has one."""
+
+    seed: int
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +68,7 @@ class Cell:
     lines: tuple[str, ...]
     notes: tuple[str, ...] = ()
     measured: Measured | None = None
+    seeds: tuple[SeedValue, ...] = ()
 
     @property
     def text(self) -> str:
@@ -80,6 +106,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     remarks: tuple[str, ...] = ()  # about the whole table, below the footnotes
+    per_seed: bool = False  # the CSV has a line per seed, too
 
     @cached_property
     def footnotes(self) -> dict[str, int]:
@@ -142,21 +169,36 @@ _MARKDOWN = {"|": "\\|", "<": "&lt;", "*": "\\*", "`": "\\`", "\\": "\\\\"}
 # --- CSV and JSON --------------------------------------------------------------------------------
 
 _NUMBERS = [field.name for field in dataclasses.fields(Measured)]
-CSV_HEADER = ["table", "row", "label", "column", "text", *_NUMBERS, "notes", "configuration", "signatures"]
+CSV_HEADER = ["table", "row", "label", "column", "text", *_NUMBERS, "notes", "configuration", "signatures", "seed"]
 
 
 def tidy_csv(document: Document) -> str:
-    """One line per cell: what is shown, and every number in a column of its own, unrounded."""
+    """One line per cell: what is shown, and every number in a column of its own, unrounded.
+
+    A table `per_seed` has below each cell's line one per seed: `mean` is that seed's value.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEADER)
     for table in document.tables:
         for row, column, cell in _cells(table):
-            numbers = dataclasses.asdict(cell.measured) if cell.measured else {}
-            shown = ["" if numbers.get(name) is None else numbers[name] for name in _NUMBERS]
-            tail = [" / ".join(cell.notes), row.configuration, " ".join(row.signatures)]
-            writer.writerow([table.id, row.id, row.cells[0].text, column.id, cell.text, *shown, *tail])
+            head = [table.id, row.id, row.cells[0].text, column.id]
+            tail = [row.configuration, " ".join(row.signatures)]
+            writer.writerow([*head, cell.text, *_numbers(cell.measured), " / ".join(cell.notes), *tail, ""])
+            for seed, alone in _per_seed(cell) if table.per_seed else ():
+                writer.writerow([*head, "", *_numbers(alone), "", *tail, seed])
     return file.getvalue()
+
+
+def _per_seed(cell: Cell) -> Iterator[tuple[int, Measured]]:
+    for one in cell.seeds if cell.measured else ():
+        metric, unit = (cell.measured.metric, cell.measured.unit) if cell.measured else ("", "")
+        yield one.seed, Measured(metric, unit, one.value, n=1, bootstrap_low=one.low, bootstrap_high=one.high)
+
+
+def _numbers(measured: Measured | None) -> list[Any]:
+    numbers = dataclasses.asdict(measured) if measured else {}
+    return ["" if numbers.get(name) is None else numbers[name] for name in _NUMBERS]
 
 
 def _cells(table: Table) -> Iterator[tuple[Row, Column, Cell]]:

@@ -116,6 +116,7 @@ _LATEX = {
     "↓": "$\\downarrow$",
     "✓": "$\\surd$",
     "λ": "$\\lambda$",
+    "Δ": "$\\Delta$",
     "\N{GREEK SMALL LETTER RHO}": "$\\rho$",
     "τ": "$\\tau$",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from analysis.results import Results
     from analysis.specs import TableSpec
 
+#: what analysis/record.py has written and the repository keeps
+RECORDED = Path(__file__).resolve().parent / "results"
+
 DESCRIPTION = """
 Write the paper's tables from run directories: each as Markdown, tidy CSV and LaTeX (booktabs), and print them.
 
 Only finished runs enter a mean. A cell is mean ± sample standard deviation with the number of seeds, (2/3) when some
-are missing; the paper's figure stands below it with the difference, its 95 % t-interval and a verdict.
+are missing; the paper's figure stands below it with the difference, its 95 % t-interval and a verdict. Without --runs
+and without ./runs the tables are made from the recorded results in analysis/results.
 """
 
 EXAMPLES = """
@@ -33,6 +38,8 @@ EXAMPLES = """
   python analysis/make_tables.py --tables sweep_lambda      only the table of the sweep 'lambda'
   python analysis/make_tables.py --tables 7                 what analysis/complexity.py has counted
   python analysis/make_tables.py --runs /scratch/runs --out paper/tables
+  python analysis/make_tables.py --tables rho,generator     the headline by strength of the shortcut; the generator
+  python analysis/make_tables.py --runs analysis/results    from the results that the repository keeps
   python analysis/make_tables.py --json | jq '.documents[].name'
 """
 
@@ -60,7 +67,7 @@ def make_tables(options: argparse.Namespace) -> int:
     from analysis.specs import load_tables
     from genxai.files import finite
 
-    root = runs_folder(options.runs)
+    root = results_folder(options.runs)
     specs = load_tables()
     wanted = _wanted(options.tables, specs)
     results = read_runs(root, "the tables have no measured values")
@@ -75,6 +82,15 @@ def make_tables(options: argparse.Namespace) -> int:
     print_documents(sorted(documents, key=lambda document: document.name.startswith("sweep_")))
     print(f"wrote {len(files)} files to {options.out}", file=sys.stderr)
     return 0
+
+
+def results_folder(given: Path | None) -> Path:
+    """RUNS as every command finds it; where nobody has named one and ./runs is not there, the recorded results."""
+    root = runs_folder(given)
+    if given is not None or os.environ.get("GENXAI_RUNS") or root.exists() or not any(RECORDED.glob("*/runs.jsonl")):
+        return root
+    print(f"no runs in {root}; showing the recorded results in {RECORDED} (--runs for others)", file=sys.stderr)
+    return RECORDED
 
 
 def read_runs(root: Path, without: str) -> Results:
@@ -108,23 +124,31 @@ def _wanted(text: str | None, specs: Sequence[TableSpec]) -> set[str] | None:
 
 def build(specs: Sequence[TableSpec], results: Results, wanted: set[str] | None) -> list[Document]:
     """The documents asked for, in the order of the specifications."""
+    from analysis.cost_table import cost_table
     from analysis.hyperparameters import hyperparameters
     from analysis.rows import comparison
     from analysis.sweep_table import sweep_tables
+    from analysis.text_table import text_table
 
     documents: list[Document] = []
+    makers = {"comparison": comparison, "hyperparameters": hyperparameters, "text": text_table, "cost": cost_table}
     for spec in specs:
         if spec.kind == "sweep":
             every = sweep_tables(spec, results)
             documents += [d for d in every if wanted is None or spec.id in wanted or d.name in wanted]
         elif wanted is None or spec.id in wanted:
-            make = comparison if spec.kind == "comparison" else hyperparameters
-            documents.append(make(spec, results))
+            document = makers[spec.kind](spec, results)
+            if wanted is not None or not spec.optional or _has_runs(document):
+                documents.append(document)
     made = {document.name for document in documents}
     for name in sorted(wanted or ()):
         if name.startswith("sweep_") and name not in made:
             raise UsageError(f"--tables: there is no sweep {name.removeprefix('sweep_')!r} among the runs")
     return documents
+
+
+def _has_runs(document: Document) -> bool:
+    return any(row.signatures for table in document.tables for row in table.rows)
 
 
 def counted(root: Path, wanted: set[str] | None) -> list[Document]:

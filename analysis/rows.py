@@ -1,179 +1,179 @@
-"""Comparison tables (2, 3, 9): each row a question to the configurations, its answer beside the paper's figure.
+"""Comparison tables: each row a question to the runs, its answer beside the paper's figure or another row's.
 
-Which configuration stands for a row is decided on configuration and validation data alone, never on a test split.
+Which runs stand for a row is decided in `analysis.choices`; this is how they are set out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from analysis.captions import caption, describe_setting, scale_warning
+from analysis.captions import caption
+from analysis.cells import difference_cell, measured_cell, reference_cell
+from analysis.choices import Choice, Setting, choose, each_row, settings
+from analysis.configuration import Configuration
+from analysis.differences import Difference, corrected, in_words, paired
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
-from analysis.results import Configuration, Results, in_words
-from analysis.specs import ColumnSpec, PaperRows, RowSpec, TableSpec, paper_rows, paper_value
-from analysis.sweeps import Sweep
-from analysis.verdicts import EM_DASH, Rule, compare, fixed, interval, mean_sd, plain
-
-#: what chooses between configurations when no sweep has selected one
-CHOOSING_METRIC = "val/accuracy"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The configuration that stands for a row, and what a reader must know about it."""
-
-    configuration: Configuration
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The runs that may stand in one table, with that table's name and caption; `runs` is None if there are none."""
-
-    id: str
-    caption: str
-    runs: Results | None
-
-
-def settings(spec: TableSpec, results: Results) -> list[Setting]:
-    """One per setting found (`split_by`) in which a run fits a row; one without runs if there is none."""
-    parts = [part for part in results.split_by(spec.split_by) if any(len(part.where(row.where)) for row in spec.rows)]
-    if not parts:
-        return [Setting(spec.id, caption(spec.caption, "No run fits any row yet"), None)]
-    found: list[Setting] = []
-    names: list[str] = []
-    for part in parts:
-        config = part.frame["config"].iloc[0]
-        title = caption(spec.caption, describe_setting(config, spec.split_by), scale_warning([config]))
-        names.append(f"{spec.id}-{config.data.dataset}-{config.data.source}-rho{plain(config.data.rho)}")
-        found.append(Setting(names[-1], title, part))
-    return [
-        replace(setting, id=f"{name}-{names[:place].count(name) + 1}") if names.count(name) > 1 else setting
-        for place, (name, setting) in enumerate(zip(names, found, strict=True))
-    ]
+from analysis.results import Results
+from analysis.specs import ColumnSpec, GroupSpec, RowSpec, TableSpec, paper_rows, paper_value
+from analysis.verdicts import fixed
 
 
 def comparison(spec: TableSpec, results: Results) -> Document:
-    """The table once per setting found (`split_by`); once with nothing but em-dashes if no run fits any row."""
-    return Document(spec.id, tuple(_table(spec, setting) for setting in settings(spec, results)))
+    """The table once per setting found (`split_by`) and group of columns; once, with nothing in it, without runs."""
+    return Document(spec.id, tuple(table for place in settings(spec, results) for table in _Page(spec, place).tables()))
 
 
-def _table(spec: TableSpec, setting: Setting) -> Table:
-    columns = [Column("row", "Model", left=True)]
-    columns += [Column(column.id, column.title, notes=column.notes) for column in spec.columns]
-    paper = paper_rows(spec.paper)
-    configurations = setting.runs.configurations() if setting.runs else []
-    sweeps = setting.runs.sweeps if setting.runs else {}
-    rows, shown = [], dict[str, str]()
-    for row in spec.rows:
-        choice = choose(configurations, row, sweeps)
-        same = shown.setdefault(choice.configuration.key, row.label) if choice else row.label
-        rows.append(_row(spec, row, choice, paper, [] if same == row.label else [f"The same runs as '{same}'."]))
-    remarks = (*spec.remarks, spec.verdict.in_words()) if spec.paper else spec.remarks
-    return Table(setting.id, setting.caption, tuple(columns), tuple(rows), remarks)
+@dataclass(frozen=True)
+class _Page:
+    """One setting's rows, answered once for all groups of columns."""
 
+    spec: TableSpec
+    place: Setting
 
-def choose(configurations: Sequence[Configuration], row: RowSpec, sweeps: Mapping[str, Sweep]) -> Choice | None:
-    """The configuration for a row: of those that fit, the ones meeting most of `prefer`; of these a sweep's selected
-    point, else one with all its seeds, else any; ties and rivals by mean validation accuracy. None if none fits.
-    """
-    fitting = [configuration for configuration in configurations if configuration.meets(row.where)]
-    if not fitting:
-        return None
-    wishes = {c.key: sum(c.meets({key: wish}) for key, wish in row.prefer.items()) for c in fitting}
-    rivals = [c for c in fitting if wishes[c.key] == max(wishes.values())]
-    selected = {c.key: name for name, sweep in sweeps.items() if (c := sweep.chosen(rivals)) and len(c.done)}
-    best = max(rivals, key=lambda c: (c.key in selected, _complete(c), _validation(c), c.key))
-    notes = [_unmet(best, row), _why(best, rivals, sweeps.get(selected.get(best.key, ""))), _unfinished(best)]
-    return Choice(best, tuple(note for note in notes if note))
+    def tables(self) -> list[Table]:
+        spec = self.spec
+        groups = spec.groups or (GroupSpec(id="all", caption=spec.caption, columns=tuple(c.id for c in spec.columns)),)
+        return [self._table(group, f"{self.place.id}-{group.id}" if spec.groups else self.place.id) for group in groups]
 
+    def _table(self, group: GroupSpec, name: str) -> Table:
+        chosen = [next(c for c in self.spec.columns if c.id == wanted) for wanted in group.columns]
+        columns = [Column("row", "Model", left=True)]
+        columns += [Column(column.id, column.title, notes=column.notes) for column in chosen]
+        rows: list[Row] = []
+        rule = False
+        for row in self.rows:
+            rule = rule or row.rule  # of a row that is left out, its rule stands above the next one
+            if self.shown(row) and (not row.reference or set(row.reference) & set(group.columns)):
+                rows.append(replace(self._row(row, chosen), rule_above=rule and bool(rows)))
+                rule = False
+        title = self.place.described(group.caption)
+        return Table(name, title, tuple(columns), tuple(rows), self._remarks(chosen), self.spec.per_seed)
 
-def _complete(configuration: Configuration) -> int:
-    """2 with every seed, 1 with some, 0 with none."""
-    done = len(configuration.done)
-    return 2 if done >= configuration.asked else min(done, 1)
+    # --- which rows -----------------------------------------------------------------------------
 
+    @cached_property
+    def rows(self) -> tuple[RowSpec, ...]:
+        return tuple(one for row in self.spec.rows for one in each_row(self.place, row))
 
-def _validation(configuration: Configuration) -> float:
-    mean = configuration.sample(CHOOSING_METRIC).mean
-    return -1.0 if mean is None else mean
+    @cached_property
+    def choices(self) -> dict[str, Choice]:
+        return {row.id: choose(self.place, row) for row in self.rows}
 
+    @cached_property
+    def _everything(self) -> list[Configuration]:
+        return self.place.runs.configurations() if self.place.runs else []
 
-def _unmet(best: Configuration, row: RowSpec) -> str:
-    missed = {key: wish for key, wish in row.prefer.items() if not best.meets({key: wish})}
-    if not missed:
-        return ""
-    return f"Run with {in_words({key: best[key] for key in missed})}; the row prefers {in_words(missed)}."
+    def shown(self, row: RowSpec) -> bool:
+        """A row that a sweep has, or could answer, in this setting; of the others those that nobody has to ask for."""
+        if row.of is not None:
+            return all(self.choices[name].configuration is not None for name in (row.of, self._against(row)))
+        if row.reference:
+            return any(c.by_seed(metric) for c in self._everything for metric in row.reference.values())
+        choice = self.choices[row.id]
+        if choice.configuration is not None or choice.planned:
+            return True
+        return not row.extra and not self.place.records
 
+    def _against(self, row: RowSpec) -> str:
+        return row.against or self.spec.against or row.id
 
-def _why(best: Configuration, rivals: Sequence[Configuration], sweep: Sweep | None) -> str:
-    """How one of several fitting configurations was chosen."""
-    if len(rivals) == 1:
-        return ""
-    keys = best.differing_keys(rivals)
-    point = in_words({key: best[key] for key in keys})
-    if sweep is None:
-        how = f"the best mean {CHOOSING_METRIC} (complete ones first); no sweep has selected one of them"
-    else:
-        how = f"selected by sweep '{sweep.name}' on {', '.join(objective.metric for objective in sweep.objectives)}"
-        if any(not objective.metric.startswith("val") for objective in sweep.objectives):
-            how += " (CHOSEN ON TEST DATA: its test values are too good)"
-        if sweep.provisional:
-            how += "; provisional, the sweep has not ended"
-    return f"One of {len(rivals)} configurations that fit: {point}; {how}."
+    # --- differences ----------------------------------------------------------------------------
 
+    @cached_property
+    def differences(self) -> dict[str, dict[str, Difference]]:
+        """By column and row, corrected for the number of rows: rows `of` others where there are such, else all."""
+        asking = [row for row in self.rows if row.of is not None]
+        asking = asking or [row for row in self.rows if row.where is not None and self.spec.against]
+        found = {}
+        for column in self.spec.columns:
+            pairs = {row.id: self._difference(row, column) for row in asking if self.shown(row)}
+            found[column.id] = corrected({name: pair for name, pair in pairs.items() if pair is not None})
+        return found
 
-def _unfinished(best: Configuration) -> str:
-    return f"{best.progress()}." if 0 < len(best.done) < best.asked else ""
+    def _difference(self, row: RowSpec, column: ColumnSpec) -> Difference | None:
+        name, against = row.of or row.id, self._against(row)
+        one, other = self.choices[name].configuration, self.choices[against].configuration
+        if one is None or other is None or one.key == other.key or column.id in row.absent:
+            return None
+        values = (one.by_seed(column.metric, column.scale), other.by_seed(column.metric, column.scale))
+        return paired(*values, against, self.spec.verdict.confidence)
 
+    # --- rows -----------------------------------------------------------------------------------
 
-def _row(spec: TableSpec, row: RowSpec, choice: Choice | None, paper: PaperRows, extra: Sequence[str]) -> Row:
-    label = Cell((row.label,), (*row.notes, *(choice.notes if choice else ()), *extra))
-    cells = [label]
-    for column in spec.columns:
+    def _row(self, row: RowSpec, columns: Sequence[ColumnSpec]) -> Row:
+        if row.reference:
+            return self._reference(row, columns)
+        if row.of is not None:
+            return self._difference_row(row, columns)
+        choice = self.choices[row.id]
+        cells = [Cell((row.label,), (*row.notes, *choice.notes, *self._repeated(row, choice)))]
+        cells += [self._cell(row, column, choice) for column in columns]
+        if choice.configuration is None:
+            return Row(row.id, tuple(cells))
+        return Row(row.id, tuple(cells), choice.configuration.key, tuple(choice.configuration.signatures()))
+
+    def _repeated(self, row: RowSpec, choice: Choice) -> list[str]:
+        """That an earlier row has the same runs."""
+        for other in self.rows:
+            if other.id == row.id or choice.configuration is None:
+                return []
+            theirs = self.choices[other.id].configuration
+            if theirs is not None and theirs.key == choice.configuration.key:
+                return [f"The same runs as '{other.label}'."]
+        return []
+
+    def _cell(self, row: RowSpec, column: ColumnSpec, choice: Choice) -> Cell:
+        paper = paper_rows(self.spec.paper)
         figure = paper_value(paper, row.id, column.paper)
-        cells.append(_cell(row, column, choice, figure, spec.verdict))
-    if choice is None:
-        return Row(row.id, tuple(cells), rule_above=row.rule)
-    configuration = choice.configuration
-    return Row(row.id, tuple(cells), configuration.key, tuple(configuration.signatures()), row.rule)
+        below = () if figure is None else (f"paper {fixed(figure, column.digits)}",)
+        nothing = Measured(column.metric, column.unit, paper=figure)
+        if column.id in row.absent:
+            return absent(row.absent[column.id], *below, measured=nothing)
+        if choice.configuration is None:
+            return absent(choice.reason, *below, measured=nothing)
+        difference = self.differences[column.id].get(row.id)
+        if not column.difference:
+            return measured_cell(choice.configuration, column, figure, self.spec.verdict, difference)
+        if row.id == self._against(row):
+            return absent("All others are compared with this row.", measured=nothing)
+        return difference_cell(column, difference, self._why_no_pair(row, column))
 
+    def _why_no_pair(self, row: RowSpec, column: ColumnSpec) -> str:
+        name, against = row.of or row.id, self._against(row)
+        one, other = self.choices[name].configuration, self.choices[against].configuration
+        if one is None or other is None:
+            return f"'{against}' has not been run in this setting."
+        if one.key == other.key:
+            return "The same runs stand for both rows."
+        return f"Fewer than two seeds in common with a value of {column.metric}."
 
-def _cell(row: RowSpec, column: ColumnSpec, choice: Choice | None, figure: float | None, rule: Rule) -> Cell:
-    below = () if figure is None else (f"paper {fixed(figure, column.digits)}",)
-    nothing = Measured(column.metric, column.unit, paper=figure)
-    if column.id in row.absent:
-        return absent(row.absent[column.id], *below, measured=nothing)
-    if choice is None:
-        return absent(f"No run of this setting has {in_words(row.where)}.", *below, measured=nothing)
-    return measured_cell(choice.configuration, column, figure, rule)
+    def _difference_row(self, row: RowSpec, columns: Sequence[ColumnSpec]) -> Row:
+        cells = [Cell((row.label,), row.notes)]
+        for column in columns:
+            found = self.differences[column.id].get(row.id)
+            cells.append(difference_cell(column, found, self._why_no_pair(row, column)))
+        both = [self.choices[name].configuration for name in (row.of or row.id, self._against(row))]
+        signatures = [signature for one in both if one is not None for signature in one.signatures()]
+        return Row(row.id, tuple(cells), signatures=tuple(signatures))
 
+    def _reference(self, row: RowSpec, columns: Sequence[ColumnSpec]) -> Row:
+        cells = [Cell((row.label,), row.notes)]
+        for column in columns:
+            metric = row.reference.get(column.id)
+            cells.append(reference_cell(column, metric, self._everything) if metric else Cell(("",)))
+        return Row(row.id, tuple(cells))
 
-def measured_cell(configuration: Configuration, column: ColumnSpec, figure: float | None, rule: Rule) -> Cell:
-    """Mean ± sd (n) over the finished seeds, and the paper's figure with difference, interval and verdict below."""
-    sample = configuration.sample(column.metric, column.scale)
-    gap = configuration.gaps(column.metric)
-    versus = None if figure is None else compare(sample, figure, rule)
-    numbers = Measured(
-        metric=column.metric,
-        unit=column.unit,
-        mean=sample.mean,
-        sd=sample.sd,
-        n=sample.n,
-        asked=sample.asked,
-        paper=figure,
-        difference=versus.difference if versus else None,
-        ci_low=versus.low if versus else None,
-        ci_high=versus.high if versus else None,
-        verdict=str(versus.verdict) if versus else None,
-    )
-    lines = [mean_sd(sample, column.digits)]
-    if versus and figure is not None:
-        lines += [f"paper {fixed(figure, column.digits)}: {interval(versus, column.digits)}", str(versus.verdict)]
-    elif figure is not None:
-        lines.append(f"paper {fixed(figure, column.digits)}")
-    notes = [gap] if gap else []
-    if lines[0] == EM_DASH and not gap:
-        notes = [f"{configuration.progress()}."]
-    return Cell(tuple(lines), tuple(notes), numbers)
+    # --- below the table ------------------------------------------------------------------------
+
+    def _remarks(self, columns: Sequence[ColumnSpec]) -> tuple[str, ...]:
+        remarks = list(self.spec.remarks)
+        missing = [row.label for row in self.rows if row.where is not None and not self.shown(row)]
+        if missing:
+            remarks.append(caption(f"Not run in this setting: {'; '.join(missing)}"))
+        if any(column.difference for column in columns) or any(row.of for row in self.rows):
+            remarks.append(in_words(self.spec.verdict.confidence))
+        if any(column.paper for column in columns):
+            remarks.append(self.spec.verdict.in_words())
+        return tuple(remarks)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from analysis.results import condition_problem
+from analysis.conditions import condition_problem
 from analysis.verdicts import Rule
 from genxai.config import Config, Section
 from genxai.configfile import find_field, validate
@@ -48,19 +48,57 @@ class ColumnSpec(Section):
     scale: float = Field(100.0, description="shown value = scale x metric")
     digits: int = Field(1, ge=0, le=6, description="decimals shown")
     unit: str = "%"
+    difference: bool = Field(False, description="show the paired difference to the row that the table is `against`")
+    beside: dict[str, str] = Field(default_factory=dict, description="word: metric, shown below every value")
     notes: tuple[str, ...] = ()
 
 
 class RowSpec(Section):
-    """A row, as a question to the runs' configurations."""
+    """A row: a question to the runs, the difference of two rows, or a property of the splits."""
 
     id: str = Field(..., description="also the row of the paper's CSV that it is compared with")
     label: str
-    where: KnownConditions = Field(..., description="what the configuration must be")
+    where: KnownConditions | None = Field(None, description="what the configuration must be")
     prefer: KnownConditions = Field(default_factory=dict, description="taken first; a miss is told in a note")
+    answers: str | None = Field(None, description="the row of a sweep that stands here; null: the one of this id")
+    each: tuple[str, ...] = Field((), description="one row per value of these options among all runs that fit")
+    at: KnownConditions = Field(default_factory=dict, description="where in the settings of one table (see `across`)")
+    of: str | None = Field(None, description="show the difference of this row to the one that it is `against`")
+    against: str | None = Field(None, description="what it is paired with; null: what the table is against")
+    reference: dict[str, str] = Field(default_factory=dict, description="column id: metric, the same for every model")
     absent: dict[str, str] = Field(default_factory=dict, description="column id: why the row can have no such value")
     notes: tuple[str, ...] = ()
     rule: bool = Field(False, description="draw a rule above")
+    extra: bool = Field(False, description="left out, and named below the table, where nobody has run it")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Every condition on a configuration."""
+        return {**(self.where or {}), **self.at}
+
+    @property
+    def record(self) -> str:
+        """The row of a sweep that stands here."""
+        return self.answers or self.id
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> RowSpec:
+        if sum(kind is not None for kind in (self.where, self.of, self.reference or None)) != 1:
+            raise ValueError(f"row {self.id!r} needs exactly one of where, of and reference")
+        if self.each and self.where is None:
+            raise ValueError(f"row {self.id!r}: each belongs to where")
+        for key in self.each:
+            if find_field(Config, key) is None:
+                raise ValueError(f"row {self.id!r}: each: there is no option {key!r}")
+        return self
+
+
+class GroupSpec(Section):
+    """Some of a table's columns as a table of their own: a page is only so wide."""
+
+    id: str = Field(..., pattern=r"^[a-z0-9]+$")
+    caption: str
+    columns: tuple[str, ...] = Field(..., min_length=1)
 
 
 class HyperparameterSpec(Section):
@@ -85,15 +123,26 @@ class TableSpec(Section):
     """A table: what kind, which rows and columns, and what the paper printed."""
 
     id: str = Field(..., pattern=r"^[a-z0-9]+$", description="file name, for example table2")
-    kind: Literal["comparison", "hyperparameters", "sweep"]
+    kind: Literal["comparison", "hyperparameters", "sweep", "text", "cost"]
     caption: str
     paper: str | None = Field(None, description="CSV in analysis/paper with the paper's figures")
     split_by: tuple[str, ...] = Field((), description="one table per combination of these options (or whole sections)")
+    across: tuple[str, ...] = Field((), description="options below split_by that differ within one table")
+    sweeps: tuple[str, ...] = Field((), description="sweeps whose rows come first; none: the one named like the table")
+    against: str | None = Field(None, description="row that every other row is paired with by seed")
+    optional: bool = Field(False, description="made only where there are runs, or when asked for by name")
+    per_seed: bool = Field(False, description="the CSV has a line per seed as well")
+    groups: tuple[GroupSpec, ...] = ()
     columns: tuple[ColumnSpec, ...] = ()
     rows: tuple[RowSpec, ...] = ()
     hyperparameters: tuple[HyperparameterSpec, ...] = ()
     verdict: Rule = Field(default_factory=Rule)
     remarks: tuple[str, ...] = ()
+
+    @property
+    def own_sweeps(self) -> tuple[str, ...]:
+        """Sweeps whose rows come first."""
+        return self.sweeps or (self.id,)
 
     @property
     def number(self) -> str:
@@ -110,12 +159,21 @@ class TableSpec(Section):
             if twice:
                 raise ValueError(f"{what} {twice.pop()!r} is there twice")
         columns = {column.id for column in self.columns}
+        rows = {row.id for row in self.rows}
+        named = [(f"row {row.id!r}: absent", "column", name, columns) for row in self.rows for name in row.absent]
+        named += [
+            (f"row {row.id!r}: reference", "column", name, columns) for row in self.rows for name in row.reference
+        ]
+        named += [(f"group {group.id!r}", "column", name, columns) for group in self.groups for name in group.columns]
         for row in self.rows:
-            if unknown := set(row.absent) - columns:
-                raise ValueError(f"row {row.id!r}: absent: no column {unknown.pop()!r}")
-        for key in self.split_by:
+            named += [(f"row {row.id!r}", "row", name, rows) for name in (row.of, row.against) if name is not None]
+        named += [("against", "row", self.against, rows)] if self.against is not None else []
+        for where, what, name, known in named:
+            if name not in known:
+                raise ValueError(f"{where}: no {what} {name!r}")
+        for key in (*self.split_by, *self.across):
             if find_field(Config, key) is None:
-                raise ValueError(f"split_by: there is no option {key!r}")
+                raise ValueError(f"split_by and across: there is no option {key!r}")
         return self
 
 

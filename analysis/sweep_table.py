@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.captions import caption, describe_setting, scale_warning
+from analysis.cells import measured_cell
+from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Row, Table
-from analysis.hyperparameters import sweep_names, swept_keys
-from analysis.results import Configuration, Results
-from analysis.rows import measured_cell
+from analysis.hyperparameters import has_rows, sweep_names, swept_keys
+from analysis.results import Results
+from analysis.row_records import choosings
 from analysis.specs import ColumnSpec, TableSpec
 from analysis.sweeps import Sweep, pareto_front
 from analysis.verdicts import EM_DASH, plain
+from genxai.config import Config
+from genxai.configfile import find_field
 from genxai.runs import State
 
 MARK = "✓"
@@ -27,37 +31,64 @@ def sweep_tables(spec: TableSpec, results: Results) -> list[Document]:
 
 
 def _table(spec: TableSpec, runs: Results, sweep: Sweep) -> Table:
-    points = sorted(runs.configurations(), key=_order)
-    keys = swept_keys(runs, sweep)
+    # a row's runs and those that chose its value may differ in their seeds alone
+    points = sorted([*runs.reported().configurations(), *runs.selecting().configurations()], key=_order)
+    with_rows = has_rows(runs, sweep.name)
+    keys = _row_keys(sweep) if with_rows else swept_keys(runs, sweep)
     objectives, others = _measured_columns(spec, sweep)
+    measured = (*objectives, *others)
     front = _front(points, sweep)
-    chosen = sweep.chosen(points)
+    marked = _selected(points, sweep)
     columns = [Column("trial", "Trial", left=True), Column("stage", "Stage", left=True)]
+    columns += [Column("row", "Row", left=True)] if with_rows else []
     columns += [Column(key, key) for key in keys]
-    columns += [Column(column.id, column.title, notes=column.notes) for column in (*objectives, *others)]
-    columns += [Column("pareto", "Pareto", left=True), Column("selected", "selected", left=True)]
-    rows = [
-        Row(
-            id=_trial(point),
-            cells=(
-                Cell((_trial(point),), (f"{point.progress()}.",) if len(point.done) < point.asked else ()),
-                Cell((point["stage"] or EM_DASH,)),
-                *(Cell((plain(point[key]),)) for key in keys),
-                *(measured_cell(point, column, None, spec.verdict) for column in (*objectives, *others)),
-                Cell((MARK if point.key in front else "",)),
-                Cell((MARK if chosen and point.key == chosen.key else "",)),
-            ),
-            configuration=point.key,
-            signatures=tuple(point.signatures()),
-        )
-        for point in points
-    ]
+    columns += [Column(column.id, column.title, notes=column.notes) for column in measured]
+    columns += [] if with_rows else [Column("pareto", "Pareto", left=True)]
+    columns.append(Column("selected", "selected", left=True))
+    rows = []
+    for point in points:
+        cells = [Cell((_trial(point),), (f"{point.progress()}.",) if len(point.done) < point.asked else ())]
+        cells.append(Cell((point["stage"] or EM_DASH,)))
+        cells += [Cell((point["row"] or EM_DASH,))] if with_rows else []
+        cells += [Cell((plain(point[key]),)) for key in keys]
+        cells += [measured_cell(point, column, None, spec.verdict) for column in measured]
+        cells += [] if with_rows else [Cell((MARK if point.key in front else "",))]
+        cells.append(Cell((MARK if set(point.frame["signature"]) & marked else "",)))
+        rows.append(Row(_trial(point), tuple(cells), point.key, tuple(point.signatures())))
     config = points[0].config if points else None
-    setting = describe_setting(config, ()) if config else "No run yet"
+    setting = describe_setting(config, ()) if config and not with_rows else "" if config else "No run yet"
     title = caption(
         f"{spec.caption} '{sweep.name}'", _progress(runs), setting, scale_warning([p.config for p in points])
     )
-    return Table(f"{spec.id}-{sweep.name}", title, tuple(columns), tuple(rows), (*spec.remarks, *_about(sweep, chosen)))
+    remarks = (*spec.remarks, *(_choices(sweep) if with_rows else _about(sweep, points)))
+    return Table(f"{spec.id}-{sweep.name}", title, tuple(columns), tuple(rows), remarks)
+
+
+def _row_keys(sweep: Sweep) -> list[str]:
+    """What the settings of a sweep with rows differ in, and what its rows choose."""
+    keys = dict.fromkeys(sweep.definition.space if sweep.definition else ())
+    for choosing in choosings(sweep.selected):
+        for point in choosing.points:
+            keys |= dict.fromkeys(point)
+    return [key for key in keys if find_field(Config, key) is not None]
+
+
+def _selected(points: Sequence[Configuration], sweep: Sweep) -> set[str]:
+    """Signatures of what was selected: the point's runs, or those of each row's chosen candidate."""
+    chosen = sweep.chosen(points)
+    if chosen is not None:
+        return set(chosen.frame["signature"])
+    return {signature for choosing in choosings(sweep.selected) for signature in choosing.winners}
+
+
+def _choices(sweep: Sweep) -> list[str]:
+    """How each row's value was chosen, as remarks."""
+    remarks = []
+    for choosing in choosings(sweep.selected):
+        where = ", ".join(f"{key.rpartition('.')[2]} = {plain(value)}" for key, value in choosing.setting.items())
+        words = choosing.in_words() if choosing.chosen else f"nothing chosen yet ({choosing.state})"
+        remarks.append(f"{choosing.row} at {where or 'every setting'}: {words}.")
+    return remarks
 
 
 def _order(point: Configuration) -> tuple[bool, int, str]:
@@ -99,12 +130,12 @@ def _progress(runs: Results) -> str:
     return f"{states.count(State.DONE)} of {len(states)} runs done" + (f", {failed} failed" if failed else "")
 
 
-def _about(sweep: Sweep, chosen: Configuration | None) -> list[str]:
+def _about(sweep: Sweep, points: Sequence[Configuration]) -> list[str]:
     remarks = ["Pareto: no other complete point is at least as good in every objective and better in one."]
     if sweep.rule:
         remarks.append(f"Selection: {sweep.rule}")
     if not sweep.point:
         remarks.append("No point has been selected yet.")
-    elif chosen is None:
+    elif sweep.chosen(points) is None:
         remarks.append(f"The selected point {dict(sweep.point)} is not among these runs.")
     return remarks

@@ -1,4 +1,4 @@
-"""What a sweep's own files say: its definition and its selected point; and the Pareto front of its means.
+"""What a sweep's own files say: its definition, its selected point or rows; and the Pareto front of its means.
 
 Both files are optional: a table is made from run directories alone and says what is not known yet.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from analysis.row_records import RowRecord, row_records
 from genxai.config import Config
 from genxai.configfile import dotted_keys, validate
 from genxai.errors import GenxaiError
@@ -19,7 +21,7 @@ from launch.sweepdir import SweepDir
 from launch.sweepfile import DEFAULT_OBJECTIVES, Objective, SweepFile
 
 if TYPE_CHECKING:
-    from analysis.results import Configuration
+    from analysis.configuration import Configuration
 
 T = TypeVar("T", dict[str, Any], list[str])
 
@@ -35,6 +37,20 @@ class Sweep:
     @property
     def objectives(self) -> tuple[Objective, ...]:
         return self.definition.objectives if self.definition else DEFAULT_OBJECTIVES
+
+    @cached_property
+    def rows(self) -> tuple[RowRecord, ...]:
+        """Which runs stand for which row, of a sweep that has rows."""
+        return row_records(self.name, self.selected)
+
+    def asked(self, selecting: bool, row: str | None) -> int:
+        """How many seeds the definition asks of a point, or of a row of its own."""
+        if self.definition is None:
+            return 0
+        if selecting:
+            return len(self.definition.selection_seeds)
+        own = self.definition.rows[row].seeds if row in self.definition.rows else None
+        return len(own or self.definition.seeds)
 
     @property
     def point(self) -> Mapping[str, Any]:

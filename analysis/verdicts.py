@@ -5,6 +5,7 @@ Also how such numbers are rounded, so that every table says the same thing about
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,6 +45,14 @@ class Rule(Section):
         )
 
 
+@functools.lru_cache(maxsize=4096)
+def t_quantile(confidence: float, freedom: float) -> float:
+    """How many standard errors a central interval of this level reaches to either side."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, freedom))
+
+
 @dataclass(frozen=True)
 class Sample:
     """One value per finished seed, out of `asked` seeds."""
@@ -70,10 +79,8 @@ class Sample:
 
     def half_width(self, confidence: float) -> float | None:
         """Half-width of the t-interval of the mean, t_{(1+c)/2, n-1} sd / sqrt(n); None below two values."""
-        from scipy.stats import t
-
         sd = self.sd
-        return None if sd is None else float(t.ppf((1 + confidence) / 2, self.n - 1)) * sd / math.sqrt(self.n)
+        return None if sd is None else t_quantile(confidence, self.n - 1) * sd / math.sqrt(self.n)
 
     def estimate(self, confidence: float) -> Estimate | None:
         """The mean with its t-interval; None without values."""
@@ -112,8 +119,6 @@ def seed_difference(
 
 
 def _welch(first: Sample, second: Sample, confidence: float) -> float | None:
-    from scipy.stats import t
-
     if first.sd is None or second.sd is None:
         return None
     parts = [(sample.sd or 0.0) ** 2 / sample.n for sample in (first, second)]
@@ -121,7 +126,7 @@ def _welch(first: Sample, second: Sample, confidence: float) -> float | None:
     if variance == 0.0:
         return 0.0
     freedom = variance**2 / (parts[0] ** 2 / (first.n - 1) + parts[1] ** 2 / (second.n - 1))
-    return float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    return t_quantile(confidence, freedom) * math.sqrt(variance)
 
 
 @dataclass(frozen=True)

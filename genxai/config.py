@@ -86,6 +86,12 @@ class DataConfig(Section):
         """Whether this is a corpus of comments, not TexMM."""
         return self.dataset.startswith("toxicity")
 
+    @model_validator(mode="after")
+    def _is_embedded(self) -> DataConfig:
+        if self.source == "embedded" and self.dataset == "toxicity-davidson":
+            raise ValueError("source=embedded: toxicity-davidson is not inside the package; use source=full")
+        return self
+
 
 class ImageEncoderConfig(Section):
     """The visual branch: one activation map is explained, the last one gives the image tokens."""
@@ -251,7 +257,17 @@ class TrainConfig(Section):
     generator: Switch = Field(
         True, description="train generator and critic too (false: the classifier alone, which then sees no image of G)"
     )
+    generator_metrics: Switch = Field(
+        False, description="score the generator at the end, if there is one: FID and its kin, bias, diversity (extra fid)"
+    )
+    generated_samples: int = Field(10_000, ge=100, strict=True, description="images that those are computed on")
+    fid_extractor: Literal["grey", "inception"] = Field(
+        "grey", description="features of FID, IS, KID, precision, recall: the shipped grey CNN's, or Inception v3's"
+    )
     explain_samples: Count = Field(512, description="images of each split whose maps are scored at an evaluation")
+    second_opinion: Switch = Field(
+        False, description="at the end, score pytorch-grad-cam's maps of the kept classifier too (extra second-opinion)"
+    )
     threads: Count = Field(1, description="CPU threads of the run; fixed, because sums depend on it")
 
 
@@ -263,6 +279,9 @@ class RunConfig(Section):
         None, description="processes of the run, one per GPU; null: as many as the launcher started"
     )
     checkpoint_seconds: NonNegative = Field(60.0, description="wall time between checkpoints [s]; 0: at every step")
+    inception_weights: str | None = Field(
+        None, description="local file of torch-fidelity's Inception weights; null: the library downloads them"
+    )
     log_every: Count = Field(20, description="steps between progress lines and checks for non-finite losses")
     trackers: tuple[str, ...] = Field(("tensorboard",), description="Accelerate trackers by name; empty: none")
     pictures: Switch = Field(True, description="write sample grids and attribution overlays at evaluations")
@@ -273,8 +292,9 @@ class Origin(Section):
 
     sweep: str
     trial: int = Field(ge=0)
-    stage: Literal["grid", "bayes"]
+    stage: Literal["grid", "bayes", "selection", "row"]
     point: dict[str, Any]
+    row: str | None = None
 
 
 class Config(Section):
@@ -372,6 +392,16 @@ def unsupported(config: Config, backend: str) -> str | None:
         return (
             "ZeRO-3 takes weights away between passes, so a loss on attribution maps cannot be differentiated twice; "
             "use zero2, or set revise.enabled=false and objective.lambda_attribution=0"
+        )
+    if backend == "zero3" and config.method.name == "rrr":
+        return (
+            "ZeRO-3 takes weights away between passes, so method.name=rrr, a loss on input gradients, cannot be "
+            "differentiated twice; use zero2 or ddp"
+        )
+    if backend == "fsdp2" and config.data.is_text and config.explains:
+        return (
+            "it shards the text encoder, which attribution to tokens differentiates twice; use ddp, zero1 or zero2, or "
+            "set objective.lambda_attribution=0"
         )
     if backend == "fsdp2" and config.model.fusion == "image":
         return (

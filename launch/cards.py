@@ -105,6 +105,8 @@ class Sizes:
 
 #: images of the training file and of the test file
 _FULL, _EMBEDDED = (60_000, 10_000), (3_000, 1_000)
+#: different comments, which have no test file of their own
+_COMMENTS = {"toxicity-surge": (999, 0), "toxicity-davidson": (24_771, 0)}
 #: of the pooled images (genxai.data.splits.TEST_SHARE, which importing would load torch)
 _TEST_SHARE = 0.2
 _CLASSES = 10
@@ -113,8 +115,8 @@ _CLASSES = 10
 def split_sizes(config: Config) -> Sizes:
     """What `genxai.data.splits` makes of the configured data set, without reading it."""
     data = config.data
-    first, second = _FULL if data.source == "full" else _EMBEDDED
-    test = second if data.split == "canonical" else round((first + second) * _TEST_SHARE)
+    first, second = _COMMENTS.get(data.dataset, _FULL if data.source == "full" else _EMBEDDED)
+    test = second if data.split == "canonical" and not data.is_text else round((first + second) * _TEST_SHARE)
     rest = first + second - test
     val = max(1, round(rest * data.val_fraction))
     train = rest - val
@@ -143,7 +145,8 @@ def step_key(config: Config) -> str:
     objective = {name: objective[name] for name in ("n_critic", "bias_descriptor", "bias_conditional")} | weights
     generator = revise["generator_weight"] > 0
     revise = {name: revise[name] for name in ("enabled", "score", "audit_every")} | {"generator": generator}
-    train = {name: options["train"][name] for name in ("batch_size", "precision", "optimizer")}
+    train = {name: options["train"][name] for name in ("batch_size", "precision", "optimizer", "generator")}
+    train |= {"method": [options["method"][name] for name in ("name", "warmup_epochs")]}
     explain = {name: options["explain"][name] for name in ("fraction", "every")}
     size = options["data"]["image_size"]
     return canonical_json([model, objective, revise if revise["enabled"] else False, train, explain, size])

@@ -175,10 +175,12 @@ def sweep_estimates(planner: Planner, survey: Survey) -> list[Estimate]:
 def sweep_jobs(planner: Planner, survey: Survey) -> list[Job]:
     """The runs that are neither done nor failed, by cost; Bayesian ones at most a window at a time.
 
-    Points that are not proposed yet are charged as the base configuration.
+    Points that are not proposed yet are charged as the base configuration, rows that wait for a choice as with their
+    first candidate.
     """
     from launch.attempts import Status
     from launch.cards import run_key
+    from launch.points import config_at
 
     definition = planner.sweep.definition
     window = definition.bayes.window * len(definition.seeds)
@@ -188,8 +190,11 @@ def sweep_jobs(planner: Planner, survey: Survey) -> list[Job]:
             origin = planned.config.origin
             bayes = origin is not None and origin.stage == "bayes"
             groups.setdefault((run_key(planned.config), bayes), []).append(planned.config)
-    if survey.unplanned:
-        base = planner.sweep.base
+    base = planner.sweep.base
+    for case in survey.rows.waiting if survey.rows else ():
+        config = config_at(base, case.options[0], f"row {case.row}")
+        groups.setdefault((run_key(config), False), []).extend([config] * len(case.seeds))
+    if survey.unplanned and survey.rows is None:
         groups.setdefault((run_key(base), True), []).extend([base] * survey.unplanned)
     return [Job(configs[0], len(configs), at_once=window if bayes else None) for (_, bayes), configs in groups.items()]
 

@@ -8,11 +8,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.attempts import WAITING, Report, Status, last_lines
 from launch.outcomes import Outcome, scaled_sums, select
 from launch.plan import PlannedRun
+from launch.rowdisplay import (
+    choice_lines,
+    headline,
+    origin_words,
+    progress_line,
+    row_lines,
+    rows_json,
+    trial_name,
+)
 from launch.survey import Survey, eta_seconds
 from launch.sweepfile import Objective, Sweep
 
@@ -44,8 +54,11 @@ def plan_lines(sweep: Sweep, survey: Survey, cluster: str, array: int, runs_per_
         else "device-hours to come unknown until a run has finished"
     )
     lines = [
-        f"sweep {sweep.name}: {len(sweep.grid)} grid points + {definition.bayes.points} Bayesian points "
+        headline(sweep, sweep.rows, survey)
+        if sweep.rows is not None
+        else f"sweep {sweep.name}: {len(sweep.grid)} grid points + {definition.bayes.points} Bayesian points "
         f"({definition.bayes.sampler}), {len(definition.seeds)} seeds each = {survey.total} runs",
+        *(row_lines(sweep, sweep.rows, survey) if sweep.rows is not None else ()),
         f"runs: {counts or 'none'}",
         f"cost: {cost}, {used_words(survey.hours_used, survey.hours_lost)}",
         f"next: {_next_words(survey, cluster, array, runs_per_job)}",
@@ -70,11 +83,9 @@ def _next_words(survey: Survey, cluster: str, array: int, runs_per_job: int) -> 
 
 def as_json(sweep: Sweep, survey: Survey, parallel: int) -> dict[str, Any]:
     """The survey for programs."""
-    best = select(list(survey.outcomes.values()), sweep.definition.objectives)
     return {
         "sweep": sweep.name,
-        "points": {"grid": len(sweep.grid), "bayes": sweep.definition.bayes.points},
-        "seeds": list(sweep.definition.seeds),
+        **_wanted_json(sweep, survey),
         "runs": {"total": survey.total} | {str(status): survey.count(status) for status in ORDER},
         "waiting": waiting_reasons(survey.reports.values()),
         "complete": survey.complete,
@@ -87,8 +98,19 @@ def as_json(sweep: Sweep, survey: Survey, parallel: int) -> dict[str, Any]:
         "eta_seconds": eta_seconds(survey, parallel),
         "restarts": sum(r.restarts for r in survey.reports.values()),
         "steps_redone": sum(r.steps_redone for r in survey.reports.values()),
-        "best": None if best is None else trial_json(best, sweep.definition.objectives),
         "failed_trials": [trial_json(o, sweep.definition.objectives) for o in survey.failed_trials()],
+    }
+
+
+def _wanted_json(sweep: Sweep, survey: Survey) -> dict[str, Any]:
+    """The points and the best of them; or choices and rows."""
+    if sweep.rows is not None:
+        return rows_json(sweep, sweep.rows, survey)
+    best = select(list(survey.outcomes.values()), sweep.definition.objectives)
+    return {
+        "points": {"grid": len(sweep.grid), "bayes": sweep.definition.bayes.points},
+        "seeds": list(sweep.definition.seeds),
+        "best": None if best is None else trial_json(best, sweep.definition.objectives),
     }
 
 
@@ -98,6 +120,7 @@ def trial_json(outcome: Outcome, objectives: tuple[Objective, ...]) -> dict[str,
     return {
         "trial": outcome.trial.number,
         "stage": outcome.trial.stage,
+        **({} if outcome.trial.row is None else {"row": outcome.trial.row}),
         "point": outcome.trial.point,
         "state": outcome.state,
         "means": dict(zip(names, outcome.means, strict=False)),
@@ -149,7 +172,9 @@ def waiting_words(reasons: Mapping[str, int]) -> str:
 
 
 def best_line(sweep: Sweep, survey: Survey) -> str:
-    """The selected point so far; empty while no trial is complete."""
+    """The selected point so far, or how far the rows are; empty while no trial is complete."""
+    if sweep.rows is not None:
+        return progress_line(sweep.rows, survey)
     outcomes = list(survey.outcomes.values())
     best = select(outcomes, sweep.definition.objectives)
     if best is None:
@@ -192,11 +217,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
-def failure_lines(survey: Survey) -> list[str]:
+def conclusion(sweep: Sweep, survey: Survey, file: Path) -> list[str]:
+    """What has been selected or chosen, and the file that says it; [] while nothing has."""
+    best = best_line(sweep, survey)
+    if survey.complete and sweep.rows is None:
+        best = best.replace("best so far", "selected")
+    lines = [*(choice_lines(survey) if sweep.rows is not None else ()), *([best] if best else [])]
+    return [*lines, f"written to {file}"] if lines else []
+
+
+def failure_lines(sweep: Sweep, survey: Survey) -> list[str]:
     """Each failed trial with its reasons, and the end of the log of each of its failed runs."""
     lines = []
     for failed in survey.failed_trials():
-        lines.append(f"trial {failed.trial.number} failed ({point_words(failed.trial.point)}):")
+        name = f"trial {failed.trial.number} failed ({point_words(failed.trial.point)}):"
+        lines.append(name if sweep.rows is None else f"{trial_name(sweep, failed.trial)} failed:")
         lines += [f"  {reason}" for reason in failed.reasons]
         for planned in failed.trial.runs:
             report = survey.reports[planned.signature]
@@ -219,10 +254,11 @@ def live_table(sweep: Sweep, survey: Survey, parallel: int) -> RenderableType:
     from rich.text import Text
 
     table = Table(title=f"sweep {sweep.name}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("trial", "seed", "point", "step", "progress", "images/s", "left"):
-        words = heading in ("point", "progress")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "point")
-    rows = list(_rows(survey))
+    what, where = ("trial", "point") if sweep.rows is None else ("row", "setting")
+    for heading in (what, "seed", where, "step", "progress", "images/s", "left"):
+        words = heading in ("row", where, "progress")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != where)
+    rows = list(_rows(sweep, survey))
     for row in rows[:20]:
         table.add_row(*row)
     if len(rows) > 20:
@@ -231,17 +267,18 @@ def live_table(sweep: Sweep, survey: Survey, parallel: int) -> RenderableType:
     return Group(table, Text("\n".join(line for line in footer if line)))
 
 
-def _rows(survey: Survey) -> list[tuple[str, ...]]:
+def _rows(sweep: Sweep, survey: Survey) -> list[tuple[str, ...]]:
     flight = (Status.RUNNING, Status.PREEMPTED, Status.QUEUED)
     runs = [(planned, survey.reports[name]) for name, planned in survey.runs.items()]
     running_first = sorted((pair for pair in runs if pair[1].status in flight), key=lambda p: flight.index(p[1].status))
-    return [_row(planned, report) for planned, report in running_first]
+    return [_row(sweep, planned, report) for planned, report in running_first]
 
 
-def _row(planned: PlannedRun, report: Report) -> tuple[str, ...]:
-    config = planned.config
-    trial = str(config.origin.trial) if config.origin else ""
-    words = point_words(config.origin.point) if config.origin else ""
+def _row(sweep: Sweep, planned: PlannedRun, report: Report) -> tuple[str, ...]:
+    config, origin = planned.config, planned.config.origin
+    trial, words = (str(origin.trial), point_words(origin.point)) if origin else ("", "")
+    if origin and origin.row is not None:
+        trial, words = origin_words(sweep, origin.row, origin.stage, origin.point)
     progress = report.progress
     step, steps = progress.get("step", 0), progress.get("steps", 0)
     where = f"{int(step)}/{int(steps)}" if steps else ""

@@ -40,7 +40,7 @@ def _main(argv: Sequence[str] | None) -> int:
         raise UsageError(f"{options.run} is not a run directory (it has no config.yaml)")
 
     from genxai.data import split_names
-    from genxai.training.evaluation import evaluate_checkpoint
+    from genxai.training.final_evaluation import evaluate_checkpoint
 
     allowed = split_names(run.config().data).evaluated
     wrong = [name for name in options.split or () if name not in allowed]

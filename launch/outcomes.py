@@ -20,6 +20,9 @@ from launch.plan import Trial
 from launch.sweepdir import SweepDir
 from launch.sweepfile import Objective, Sweep
 
+#: through libyaml where it is installed: a table's choices are looked at in every pass
+_SAFE_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 RULE = (
     "largest sum of the objectives, each scaled to [0, 1] over its range among the finished trials "
     "(0 worst, 1 best; an objective without spread counts 0); the lower trial number wins a tie"
@@ -182,13 +185,12 @@ def _row(outcome: Outcome, scores: Mapping[int, float], objectives: Sequence[Obj
     }
 
 
-def write_selection(folder: SweepDir, sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
-    """Publish selected.yaml if its content has changed."""
-    content = selection(sweep, outcomes)
+def write_selection(folder: SweepDir, content: dict[str, Any]) -> None:
+    """Publish selected.yaml if its content has changed; nothing is written while there is none."""
     if not content:
         return
-    plain = yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True)
-    text = f"# Written by launch/sweep.py whenever a trial ends; do not edit.\n{plain}"
+    text = yaml.dump(plain(content), Dumper=_SAFE_DUMPER, sort_keys=False, allow_unicode=True)
+    text = f"# Written by launch/sweep.py whenever a trial ends; do not edit.\n{text}"
     try:
         if folder.selected.read_text() == text:
             return
@@ -197,8 +199,8 @@ def write_selection(folder: SweepDir, sweep: Sweep, outcomes: Sequence[Outcome])
     write_atomic(folder.selected, text)
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML that safe_load reads."""
+def plain(value: Any) -> Any:
+    """Tuples as lists, and no object twice: YAML that safe_load reads, without anchors."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -16,10 +16,12 @@ import yaml
 
 from genxai.config import Config, Origin
 from genxai.errors import UsageError
-from genxai.runs import LARGEST_CONFIG, SAFE_LOADER, Run
+from genxai.runs import LARGEST_CONFIG, SAFE_LOADER, Run, State
+from launch.points import Point, config_at
+from launch.rows import Case
 from launch.signatures import Fingerprint, Signatures
 from launch.sweepdir import SweepDir
-from launch.sweepfile import Point, Sweep, config_at, has_point, point_of
+from launch.sweepfile import Sweep, has_point, point_of
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,18 @@ class PlannedRun:
         return self.run.signature
 
 
+Stage = Literal["grid", "bayes", "selection", "row"]
+
+
 @dataclass(frozen=True)
 class Trial:
-    """A point of the search space with one run per seed."""
+    """A point of the search space with one run per seed; or a candidate of a row, or a row in one of its settings."""
 
     number: int
-    stage: Literal["grid", "bayes"]
+    stage: Stage
     point: Point
     runs: tuple[PlannedRun, ...]
+    row: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,24 +58,53 @@ class Planner:
     folder: SweepDir
     fingerprint: Fingerprint
 
-    def trial(
-        self, number: int, stage: Literal["grid", "bayes"], point: Point, signatures: Signatures | None = None
-    ) -> Trial:
+    def trial(self, number: int, stage: Stage, point: Point, signatures: Signatures | None = None) -> Trial:
         """The trial of a point: one run per seed, named by its signature."""
-        signatures = signatures or Signatures(self.fingerprint)
         config = config_at(self.sweep.base, point, f"trial {number}")
-        resolved = point_of(self.sweep.definition, config)
-        origin = Origin(sweep=self.sweep.name, trial=number, stage=stage, point=resolved)
+        origin = Origin(sweep=self.sweep.name, trial=number, stage=stage, point=point_of(self.sweep.definition, config))
+        return self._trial(config, origin, self.sweep.definition.seeds, signatures or Signatures(self.fingerprint))
+
+    def _trial(self, config: Config, origin: Origin, seeds: Iterable[int], signatures: Signatures) -> Trial:
         runs = []
-        for seed in self.sweep.definition.seeds:
+        for seed in seeds:
             seeded = config.model_copy(update={"seed": seed, "origin": origin})
-            runs.append(PlannedRun(self.folder.run(signatures.of(seeded)), seeded))
-        return Trial(number, stage, resolved, tuple(runs))
+            runs.append(PlannedRun(self._place(signatures.of(seeded)), seeded))
+        return Trial(origin.trial, origin.stage, origin.point, tuple(runs), origin.row)
+
+    def _place(self, signature: str) -> Run:
+        """The sweep's own folder, unless it has not begun the run and a sweep that it may `reuse` has finished it."""
+        own = self.folder.run(signature)
+        for name in self.sweep.definition.reuse:
+            other = Run(self.folder.path.parent / name / signature)
+            if other.state is State.DONE and not own.path.exists():
+                return other
+        return own
 
     def grid(self) -> list[Trial]:
         """Stage 1: every point of the grid exactly once, always in the same order."""
         signatures = Signatures(self.fingerprint)
         return [self.trial(number, "grid", point, signatures) for number, point in enumerate(self.sweep.grid)]
+
+    def selection(self) -> list[Trial]:
+        """The candidates that rows choose from, by number."""
+        rows, seeds = self.sweep.rows, self.sweep.definition.selection_seeds
+        signatures = Signatures(self.fingerprint)
+        return [
+            self._row_trial(candidate.trial, "selection", question.row, candidate.point, seeds, signatures)
+            for question, candidate in (rows.candidates if rows else ())
+        ]
+
+    def cases(self, known: Iterable[tuple[Case, Point]]) -> list[Trial]:
+        """Rows in their settings, each at the point that has been chosen for it."""
+        signatures = Signatures(self.fingerprint)
+        return [self._row_trial(case.trial, "row", case.row, point, case.seeds, signatures) for case, point in known]
+
+    def _row_trial(
+        self, number: int, stage: Stage, row: str, point: Point, seeds: Iterable[int], signatures: Signatures
+    ) -> Trial:
+        config = config_at(self.sweep.base, point, f"trial {number}")
+        origin = Origin(sweep=self.sweep.name, trial=number, stage=stage, point=point, row=row)
+        return self._trial(config, origin, seeds, signatures)
 
     def recover(self, skip: Iterable[str] = ()) -> dict[int, Trial]:
         """Bayesian trials that run directories remember, by number; one of the k directories is enough.

@@ -17,9 +17,10 @@ from typing import Any
 from genxai.errors import GenxaiError
 from genxai.files import exclusive, make_folder, read_json, read_jsonl, write_atomic, write_json
 from launch.attempts import IN_FLIGHT, Live, disk_problem, tried
+from launch.choices import check_metrics, chosen_content
 from launch.executors import Executor
 from launch.journal import journal_digest, read_digest, write_journal
-from launch.outcomes import check_objectives, write_selection
+from launch.outcomes import check_objectives, selection, write_selection
 from launch.plan import PlannedRun, Planner, Trial
 from launch.sbatch import SubmitLimit
 from launch.search import may_propose, propose
@@ -58,12 +59,15 @@ class Reconciler:
     def retry_failed(self) -> None:
         """Forget the failures so far: failed runs get as many new attempts as the sweep's `retries` allow."""
         past = histories(self.planner.folder, self.submissions)
-        runs = [planned for trial in self.trials.values() for planned in trial.runs]
-        self.surveyor.forgiven = {p.signature: tried(p.run, past.get(p.signature, History())) for p in runs}
+        self.surveyor.forgiven = {}  # or rows whose choice was forgiven before would not be known
+        runs = self.surveyor.look(self.trials, {}, self.submissions).runs
+        self.surveyor.forgiven = {name: tried(p.run, past.get(name, History())) for name, p in runs.items()}
 
     def look(self) -> Survey:
         """The survey now. Who is alive is asked first: a run that ends meanwhile is then seen as ended."""
         self._live = self.executor.live(self.submissions)
+        if self.planner.sweep.definition.reuse:
+            self.trials = all_trials(self.planner)  # another sweep may have finished, or lost, a run since
         return self.surveyor.look(self.trials, self._live, self.submissions)
 
     def run_pass(self) -> tuple[Survey, int]:
@@ -73,7 +77,10 @@ class Reconciler:
         """
         self.submissions = self.executor.settle(self.submissions)
         survey = self.propose_all(self.look())
-        check_objectives(survey.reports, self.planner.sweep.definition.objectives)
+        if survey.rows is None:
+            check_objectives(survey.reports, self.planner.sweep.definition.objectives)
+        else:
+            check_metrics(survey.rows.answers, survey.reports)
         self.publish(survey)
         return survey, self.submit(survey)
 
@@ -98,15 +105,19 @@ class Reconciler:
         return survey
 
     def publish(self, survey: Survey) -> None:
-        """Rewrite selected.yaml and the Optuna journal if trials have changed."""
-        folder, outcomes = self.planner.folder, survey.in_order()
+        """Rewrite selected.yaml and the Optuna journal if trials have changed; rows have no journal."""
+        folder, sweep = self.planner.folder, self.planner.sweep
         make_folder(folder.path)
-        write_selection(folder, self.planner.sweep, [survey.outcomes[n] for n in sorted(survey.outcomes)])
+        if survey.rows is not None:
+            write_selection(folder, chosen_content(sweep, survey))
+            return
+        write_selection(folder, selection(sweep, [survey.outcomes[n] for n in sorted(survey.outcomes)]))
+        outcomes = survey.in_order()
         digest = journal_digest(outcomes)
         if digest == self._journal_of or (time.monotonic() < self._journal_next and not survey.complete):
             return
         began = time.monotonic()
-        write_journal(folder, self.planner.sweep, outcomes, digest)
+        write_journal(folder, sweep, outcomes, digest)
         # a journal of thousands of trials takes seconds: spend at most a twentieth of the time on it
         self._journal_next = time.monotonic() + 20 * (time.monotonic() - began)
         self._journal_of = digest
@@ -154,7 +165,9 @@ class Reconciler:
 
 
 def all_trials(planner: Planner) -> dict[int, Trial]:
-    """The grid, and the Bayesian trials that run directories remember."""
+    """The grid, and the Bayesian trials that run directories remember; of rows the candidates they choose from."""
+    if planner.sweep.rows is not None:
+        return {trial.number: trial for trial in planner.selection()}
     grid = planner.grid()
     in_grid = {planned.signature for trial in grid for planned in trial.runs}
     return {trial.number: trial for trial in grid} | planner.recover(skip=in_grid)

@@ -28,6 +28,10 @@ class Result(BaseModel):
     restarts: int | None = None
     steps_redone: int | None = None
     processes: int | None = None
+    #: 95 % over test samples, by bootstrap
+    intervals: dict[str, tuple[float | None, float | None]] = {}
+    #: samples per class, by split
+    class_counts: dict[str, list[int]] = {}
 
 
 class Failure(BaseModel):

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from genxai.config import Config, Section
 from genxai.configfile import read_tree, set_dotted, validate
+from genxai.errors import UsageError
 from genxai.runs import canonical_json, effective_options
 from launch.cost import Job
 from launch.sweepfile import find_sweep, load_sweep
@@ -73,6 +74,8 @@ def jobs_by_table(listing: Reproduction) -> dict[str, list[Job]]:
 
 def _sweep_jobs(listing: Reproduction, name: str) -> list[Job]:
     sweep = load_sweep(find_sweep(name), [f"base={listing.base}"])
+    if sweep.rows is not None:
+        raise UsageError(f"the listing's sweep {name!r} has rows: list them as the rows of a table")
     seeds, bayes = len(sweep.definition.seeds), sweep.definition.bayes
     jobs = [
         Job(sweep.base, len(sweep.grid) * seeds),

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from genxai.configfile import get_dotted
 from launch.outcomes import Outcome
-from launch.sweepfile import Axis, Point, Sweep, as_choice, clamp, clamped
+from launch.points import Point
+from launch.sweepfile import Axis, Sweep, as_choice, clamp, clamped
 
 if TYPE_CHECKING:
     import optuna

@@ -19,11 +19,14 @@ import yaml
 
 from genxai.configfile import read_tree, validate
 from genxai.errors import GenxaiError
+from genxai.runs import SAFE_LOADER, Run
 from launch.attempts import Live, Report, Status, last_lines, report
 from launch.display import ORDER, waiting_reasons
 from launch.executors import local_live, slurm_live
 from launch.pictures import newest_pictures
 from launch.records import closed_folders
+from launch.rowdisplay import Told, read_told
+from launch.rows import count_runs
 from launch.slurm import QueuedJob, SlurmSilent, queue
 from launch.submissions import History, Submission, histories, read_submissions
 from launch.survey import FinishedReports, time_left
@@ -55,6 +58,7 @@ class Sight(Tally):
 
     name: str
     best: dict[str, Any] | None  # `selected` of selected.yaml
+    rows: dict[str, int] | None  # of a sweep of rows: choices and rows, and how many of them are made and complete
     ended_since: int  # runs that have ended since that was written
     waiting: dict[str, int]  # Slurm's reason -> runs in its queue
     failures: tuple[dict[str, Any], ...]
@@ -103,9 +107,13 @@ class Watcher:
             except (GenxaiError, OSError) as error:
                 problems.append(str(error))
                 reports[name] = Report(Status.UNREADABLE, str(error))
-        total = _wanted(definition)
-        unplanned = max(0, (total or 0) - len(reports))
+        told = _told(folder) if definition and definition.rows else None
+        total = _wanted(definition) if told is None else told.total
+        done = {name for name, r in reports.items() if r.status is Status.DONE}
+        reused = _reused(folder, definition, told, reports)
+        unplanned = max(0, (total or 0) - len(reports) - len(reused))
         counts = Counter(str(r.status) for r in reports.values()) + Counter({str(Status.MISSING): unplanned})
+        counts[str(Status.DONE)] += len(reused)
         left = time_left(reports.values(), unplanned, counts[str(Status.RUNNING)])
         best = _best(folder)
         return Sight(
@@ -113,6 +121,7 @@ class Watcher:
             counts={str(status): counts[str(status)] for status in ORDER},
             total=total,
             best=best,
+            rows=None if told is None else told.progress(done | reused),
             ended_since=_ended_since(folder, reports) if best else 0,
             hours_used=sum(r.device_seconds for r in reports.values()) / 3600,
             hours_lost=sum(r.device_seconds_lost for r in reports.values()) / 3600,
@@ -122,7 +131,11 @@ class Watcher:
             eta_unknown=int(left is None),
             waiting=waiting_reasons(reports.values()),
             pictures=tuple(map(str, newest_pictures(folder))),
-            failures=tuple(_failure(name, r) for name, r in reports.items() if r.status is Status.FAILED),
+            failures=tuple(
+                _failure(name, r, told.labels.get(name) if told else None)
+                for name, r in reports.items()
+                if r.status is Status.FAILED
+            ),
             problems=tuple(problems),
         )
 
@@ -178,6 +191,8 @@ def _wanted(definition: SweepFile | None) -> int | None:
     """Runs that the definition asks for; None if there is none."""
     if definition is None:
         return None
+    if definition.rows:
+        return count_runs(definition)
     grids = [len(axis.grid) for axis in definition.space.values() if axis.grid]
     return ((math.prod(grids) if grids else 0) + definition.bayes.points) * len(definition.seeds)
 
@@ -206,7 +221,31 @@ def _ended_since(folder: SweepDir, reports: Mapping[str, Report]) -> int:
         return 0
 
 
-def _failure(signature: str, found: Report) -> dict[str, Any]:
+def _told(folder: SweepDir) -> Told | None:
+    """What selected.yaml says of rows; None if there is none, or not in our words."""
+    try:
+        return read_told(yaml.load(folder.selected.read_text(), Loader=SAFE_LOADER))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+
+
+def _reused(
+    folder: SweepDir, definition: SweepFile | None, told: Told | None, own: Mapping[str, Report]
+) -> frozenset[str]:
+    """Runs of the rows that another sweep has finished, and this one does not run again."""
+    others = definition.reuse if definition and told else ()
+    wanted = [name for name in (told.labels if told and others else ()) if name not in own]
+    root = folder.path.parent
+    return frozenset(name for name in wanted if any(Run(root / o / name).result_file.exists() for o in others))
+
+
+def _failure(signature: str, found: Report, label: str | None) -> dict[str, Any]:
     log = found.log
     lines = [] if log is None else last_lines(log)
-    return {"run": signature, "reason": found.reason, "log": None if log is None else str(log), "last_lines": lines}
+    return {
+        "run": signature,
+        **({"row": label} if label else {}),
+        "reason": found.reason,
+        "log": None if log is None else str(log),
+        "last_lines": lines,
+    }

@@ -208,6 +208,9 @@ def _words(s: Sight) -> list[str]:
         since = f"; {s.ended_since} runs have ended since" if s.ended_since else ""
         point = point_words(s.best["point"])
         lines.append(f"{s.name}: best trial {s.best['trial']} ({point}): {means} (n={s.best['n']}{since})")
+    if s.rows is not None:
+        choices = f"{s.rows['chosen']} of {s.rows['choices']} choices made, " if s.rows["choices"] else ""
+        lines.append(f"{s.name}: {choices}{s.rows['complete']} of {s.rows['rows']} rows complete")
     other = sum(s.counts.values()) - (s.total or 0)
     if s.total is not None and other > 0:
         lines.append(f"{s.name}: {other} of these runs belong to another version of the sweep")
@@ -219,7 +222,8 @@ def _words(s: Sight) -> list[str]:
 def _failure_lines(s: Sight) -> list[str]:
     lines = []
     for failure in s.failures:
-        lines.append(f"{s.name}/{failure['run']} failed: {failure['reason']}")
+        name = f" ({failure['row']})" if "row" in failure else ""
+        lines.append(f"{s.name}/{failure['run']}{name} failed: {failure['reason']}")
         lines += [f"{LOG_MARK}{line}" for line in failure["last_lines"]]
         lines.append(f"  log: {failure['log']}" if failure["log"] else "  no log")
     return lines

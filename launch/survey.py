@@ -16,8 +16,10 @@ from pathlib import Path
 
 from genxai.runs import Run
 from launch.attempts import ENDED, IN_FLIGHT, TO_SUBMIT, Live, Report, Status, Tried, report
+from launch.choices import RowTrials, row_trials, selection_outcomes
 from launch.outcomes import Outcome, outcome
 from launch.plan import PlannedRun, Planner, Trial, wanted_runs
+from launch.rows import Rows
 from launch.submissions import History, Submission, histories
 
 
@@ -29,16 +31,18 @@ class Survey:
     runs: Mapping[str, PlannedRun]
     reports: Mapping[str, Report]
     outcomes: Mapping[int, Outcome]
-    unplanned: int  # runs of Bayesian trials that have not been proposed yet
+    unplanned: int  # runs of Bayesian trials that have not been proposed, or of rows that wait for a choice
+    rows: RowTrials | None = None  # of a sweep of rows
+    reused: frozenset[str] = frozenset()  # runs that lie in another sweep's folder, where they were finished
 
     def count(self, *statuses: Status) -> int:
-        """Runs in one of these statuses; trials not proposed yet count as missing."""
+        """Runs in one of these statuses; those of trials that are not known yet count as missing."""
         counted = Counter(r.status for r in self.reports.values())
         return sum(counted[status] for status in statuses) + (self.unplanned if Status.MISSING in statuses else 0)
 
     @property
     def total(self) -> int:
-        """Runs wanted by both stages."""
+        """Runs wanted by all stages."""
         return len(self.runs) + self.unplanned
 
     @property
@@ -48,13 +52,16 @@ class Survey:
 
     @property
     def hours_used(self) -> float:
-        """Device-hours of all runs so far, unfinished ones included; a run uses one device per process."""
-        return sum(r.device_seconds for r in self.reports.values()) / 3600
+        """Device-hours of all runs so far, unfinished ones included; a run uses one device per process.
+
+        Runs that another sweep has finished cost this one nothing.
+        """
+        return sum(r.device_seconds for name, r in self.reports.items() if name not in self.reused) / 3600
 
     @property
     def hours_lost(self) -> float:
         """The part of them that went into steps done again after a preemption, a kill or a failure."""
-        return sum(r.device_seconds_lost for r in self.reports.values()) / 3600
+        return sum(r.device_seconds_lost for name, r in self.reports.items() if name not in self.reused) / 3600
 
     @property
     def hours_per_run(self) -> float | None:
@@ -128,20 +135,46 @@ class Surveyor:
 
         With the survey `before` some trials were added, only those are looked at.
         """
-        definition = self.planner.sweep.definition
-        ordered = [trials[number] for number in sorted(trials)]
-        runs = wanted_runs(ordered)
-        reports = dict(before.reports) if before else {}
-        outcomes = dict(before.outcomes) if before else {}
         past = histories(self.planner.folder, submissions)
+        sweep = self.planner.sweep
+        if sweep.rows is not None:
+            return self._look_at_rows(sweep.rows, trials, live, past)
+        runs, reports = self._reports(trials, live, past, before.reports if before else {})
+        outcomes = dict(before.outcomes) if before else {}
+        for number in sorted(trials):
+            if number not in outcomes:
+                outcomes[number] = outcome(trials[number], reports, sweep.definition.objectives)
+        unplanned = (sweep.trial_count - len(trials)) * len(sweep.definition.seeds)
+        return Survey(trials, runs, reports, outcomes, unplanned)
+
+    def _look_at_rows(
+        self, rows: Rows, selection: Mapping[int, Trial], live: Mapping[str, Live], past: Mapping[str, History]
+    ) -> Survey:
+        """The candidates first, then the rows that follow from what has become of them."""
+        _, reports = self._reports(selection, live, past, {})
+        outcomes = selection_outcomes(rows, selection, reports)
+        found = row_trials(self.planner, rows, outcomes)
+        trials = {**selection, **found.known}
+        runs, reports = self._reports(trials, live, past, reports)
+        outcomes |= {number: outcome(trial, reports, ()) for number, trial in found.known.items()} | dict(found.failed)
+        unplanned = sum(len(case.seeds) for case in found.waiting)
+        own, reuse = self.planner.folder.path, self.planner.sweep.definition.reuse
+        reused = frozenset(name for name, planned in runs.items() if planned.run.path.parent != own) if reuse else ()
+        return Survey(trials, runs, reports, outcomes, unplanned, found, frozenset(reused))
+
+    def _reports(
+        self,
+        trials: Mapping[int, Trial],
+        live: Mapping[str, Live],
+        past: Mapping[str, History],
+        known: Mapping[str, Report],
+    ) -> tuple[dict[str, PlannedRun], dict[str, Report]]:
+        """The distinct runs of the trials, and the report of each."""
+        runs, reports = wanted_runs(trials[number] for number in sorted(trials)), dict(known)
         for name, planned in runs.items():
             if name not in reports:
                 reports[name] = self._report(planned, live, past.get(name, History()))
-        for trial in ordered:
-            if trial.number not in outcomes:
-                outcomes[trial.number] = outcome(trial, reports, definition.objectives)
-        unplanned = (self.planner.sweep.trial_count - len(trials)) * len(definition.seeds)
-        return Survey(trials, runs, reports, outcomes, unplanned)
+        return runs, reports
 
     def _report(self, planned: PlannedRun, live: Mapping[str, Live], history: History) -> Report:
         retries, name = self.planner.sweep.definition.retries, planned.signature

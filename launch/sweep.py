@@ -1,4 +1,4 @@
-"""Run a sweep: grid, then Bayesian points, k seeds each, on this machine or on Slurm, until it is complete.
+"""Run a sweep: grid, then Bayesian points, or the rows of a table, here or on Slurm, until it is complete.
 
 The command line and the loop around `launch.reconciler`.
 """
@@ -251,17 +251,16 @@ def _conclude(
     arguments: argparse.Namespace, planner: Planner, executor: Executor, survey: Survey, say: Callable[[str], None]
 ) -> int:
     """Last words and the exit code of a sweep that has not been interrupted."""
-    from launch.display import best_line, failure_lines, totals_line
+    from launch.display import conclusion, failure_lines, totals_line
     from launch.pictures import picture_lines
 
     _finish(arguments, planner, executor, survey)
-    failures = failure_lines(survey)
+    failures = failure_lines(planner.sweep, survey)
     for line in failures:
         say(line)
     say(totals_line(planner.sweep, survey, _parallel(executor, survey)))
-    if best := best_line(planner.sweep, survey):
-        say(best.replace("best so far", "selected" if survey.complete else "best so far"))
-        say(f"written to {planner.folder.selected}")
+    for line in conclusion(planner.sweep, survey, planner.folder.selected):
+        say(line)
     if pictures := picture_lines(planner.folder):
         say(pictures)
     if not survey.complete:

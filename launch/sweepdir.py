@@ -28,7 +28,7 @@ class SweepDir:
 
     @property
     def selected(self) -> Path:
-        """The chosen point, the rule, and the Pareto front."""
+        """The chosen point, the rule, and the Pareto front; of rows what each has chosen, and its runs."""
         return self.path / "selected.yaml"
 
     @property

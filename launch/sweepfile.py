@@ -1,13 +1,13 @@
 """A sweep as data: the YAML file under sweeps/, validated, with command-line overrides on top.
 
-Every point of the grid is validated against the configuration here, before any work.
+Every point of the grid, or row of a table, is validated against the configuration here, before any work.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from genxai.config import Config, Section
+from genxai.config import Config, Section, Seed
 from genxai.configfile import (
     Tree,
     apply_override,
-    dotted_keys,
-    find_field,
     get_dotted,
     preset_names,
     read_tree,
@@ -30,8 +28,11 @@ from genxai.configfile import (
 )
 from genxai.errors import UsageError
 from launch.cli import REPOSITORY
+from launch.points import Point, check_option, config_at
+from launch.rowfile import Row, RowName, SeedList, check_row_trees
+from launch.rows import Rows, expand
 
-Point = dict[str, Any]
+SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 
 
 class Axis(Section):
@@ -89,15 +90,18 @@ DEFAULT_OBJECTIVES = (Objective(metric="val/accuracy"), Objective(metric="val/ss
 class SweepFile(Section):
     """A complete sweep definition."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = Field(
-        ..., description="folder under RUNS; the file's name if not given"
-    )
+    name: SweepName = Field(..., description="folder under RUNS; the file's name if not given")
     base: str = Field(..., description="preset name or YAML file of the common configuration")
     overrides: dict[str, Any] = Field(default_factory=dict, description="dotted key: value, on top of the base")
-    space: dict[str, Axis] = Field(default_factory=dict, description="dotted key: what is searched")
+    space: dict[str, Axis] = Field(
+        default_factory=dict, description="dotted key: what is searched; with rows: the grid of their settings"
+    )
     bayes: Bayes = Field(default_factory=Bayes)
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = Field(
-        (0, 1, 2), description="seeds of every point"
+    rows: dict[RowName, Row] = Field(default_factory=dict, description="name: a row of a table, run in the settings")
+    seeds: SeedList = Field((0, 1, 2), description="seeds of every point")
+    selection_seeds: tuple[Seed, ...] = Field((), description="seeds of the runs by which rows choose; no others")
+    reuse: tuple[SweepName, ...] = Field(
+        (), description="sweeps under the same RUNS whose finished runs count here as well"
     )
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = DEFAULT_OBJECTIVES
     select: Literal["scaled_sum"] = Field(
@@ -108,19 +112,37 @@ class SweepFile(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> SweepFile:
-        if len(set(self.seeds)) != len(self.seeds):
+        if any(len(set(seeds)) != len(seeds) for seeds in (self.seeds, self.selection_seeds)):
             raise ValueError("a seed is listed twice")
         if len({objective.metric for objective in self.objectives}) != len(self.objectives):
             raise ValueError("an objective is listed twice")
+        if self.name in self.reuse:
+            raise ValueError(f"reuse: {self.name} is this sweep itself")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_no_search(self) -> SweepFile:
+        if not self.rows:
+            if self.selection_seeds:
+                raise ValueError("selection_seeds are for rows, of which there are none")
+            return self
+        if self.bayes.points:
+            raise ValueError(f"rows are not searched: bayes.points={self.bayes.points} does not go with them")
+        if self.objectives != DEFAULT_OBJECTIVES:
+            raise ValueError("rows choose `by` a metric of their own: objectives do not go with them")
+        for key, axis in self.space.items():
+            if axis.low is not None or not axis.grid:
+                raise ValueError(f"space.{key}: with rows the space is the grid of their settings: no range")
         return self
 
 
 class Sweep(typing.NamedTuple):
-    """A checked sweep: its definition, the configuration all points share, and the grid."""
+    """A checked sweep: its definition, the configuration all points share, and the grid, or the rows of a table."""
 
     definition: SweepFile
     base: Config
     grid: tuple[Point, ...]
+    rows: Rows | None = None
 
     @property
     def name(self) -> str:
@@ -157,9 +179,12 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     for_sweep, for_config = _sort_overrides(overrides)
     for text in for_sweep:
         _override_sweep(tree, text)
+    check_row_trees(tree, where)
     definition = validate(SweepFile, tree, where, for_sweep)
     _check_space_keys(definition, where, for_config)
     base = _load_base(definition, where, for_config)
+    if definition.rows:
+        return Sweep(definition, base, (), expand(definition, base, where))
     return Sweep(definition, base, _grid(definition, base, where))
 
 
@@ -174,51 +199,50 @@ def _sort_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return for_sweep, for_config
 
 
+#: mappings in a sweep file whose keys are dotted themselves
+_DOTTED = re.compile(r"(overrides|space|rows\.[^.]+\.(?:set|only|choose\.(?:space|at)))\.(.+)")
+
+
 def _override_sweep(tree: Tree, text: str) -> None:
     key, _, value = text.partition("=")
-    head, _, rest = key.partition(".")
-    if head not in ("space", "overrides") or not rest:
+    found = _DOTTED.fullmatch(key)
+    if found is None:
         apply_override(tree, text)
         return
-    section = tree.setdefault(head, {})
-    if not isinstance(section, dict):
-        raise UsageError(f"command line: {head} is not a mapping in the sweep file")
-    # the keys of these two sections are dotted themselves
+    section = tree
+    for part in found[1].split("."):
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise UsageError(f"command line: {found[1]} is not a mapping in the sweep file")
     parsed: Tree = {}
     apply_override(parsed, f"value={value}")
-    config_key, _, field = rest.rpartition(".")
-    if head == "space" and field in Axis.model_fields:
+    config_key, _, field = found[2].rpartition(".")
+    if found[1] == "space" and field in Axis.model_fields:
         section.setdefault(config_key, {})[field] = parsed["value"]
     else:
-        section[rest] = parsed["value"]
+        section[found[2]] = parsed["value"]
 
 
 def _check_space_keys(definition: SweepFile, where: str, for_config: Sequence[str]) -> None:
     for key in definition.space:
-        if find_field(Config, key) is None or key not in dotted_keys(Config):
-            near = _nearest(key)
-            raise UsageError(f"{where}: space: unknown key {key!r}; the nearest key is {near!r}")
-        if key in _sections() or key.partition(".")[0] in ("name", "seed", "origin", "run"):
-            raise UsageError(f"{where}: space: {key!r} cannot be searched; name one option that changes the result")
+        check_option(key, f"{where}: space", "searched")
+    chosen = {
+        key: f"rows.{name}.choose.space.{key}"
+        for name, row in definition.rows.items()
+        for key in (row.choose.space if row.choose else ())
+    } | {key: f"space.{key}.grid" for key in definition.space}
     for text in for_config:
         key = text.partition("=")[0]
-        if key in definition.space:
-            raise UsageError(f"command line: {key} is searched by {where}; change space.{key}.grid=[...] instead")
+        if key in chosen:
+            raise UsageError(f"command line: {key} is searched by {where}; change {chosen[key]}=[...] instead")
+    if definition.rows:
+        return
     if not definition.bayes.points and not any(axis.grid for axis in definition.space.values()):
         raise UsageError(
             f"{where}: no points: give some key of `space` a grid, or set bayes.points and a range (low, high)"
         )
     if definition.bayes.points and not definition.space:
         raise UsageError(f"{where}: bayes.points={definition.bayes.points}, but `space` is empty")
-
-
-def _nearest(key: str) -> str:
-    return difflib.get_close_matches(key, dotted_keys(Config), 1, cutoff=0.0)[0]
-
-
-def _sections() -> set[str]:
-    keys = dotted_keys(Config)
-    return {key.rpartition(".")[0] for key in keys} - {""}
 
 
 def _load_base(definition: SweepFile, where: str, for_config: Sequence[str]) -> Config:
@@ -268,20 +292,6 @@ def resolve_point(definition: SweepFile, base: Config, given: Point, where: str)
 def point_of(definition: SweepFile, config: Config) -> Point:
     """What a configuration has at the searched keys."""
     return {key: get_dotted(config, key) for key in definition.space}
-
-
-def config_at(base: Config, point: Point, where: str) -> Config:
-    """The base with the point's values, validated. Sections that the point does not touch are the base's own objects.
-
-    Raises UsageError for a value that an option, or a rule about several, does not allow.
-    """
-    tree: Tree = dict(base)
-    for section in {key.partition(".")[0] for key in point}:
-        if isinstance(tree.get(section), Section):
-            tree[section] = tree[section].model_dump()
-    for key, value in point.items():
-        set_dotted(tree, key, value)
-    return validate(Config, tree, where)
 
 
 def clamp(axis: Axis, value: Any) -> Any:

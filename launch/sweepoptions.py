@@ -22,6 +22,7 @@ not all could be cancelled, 2 wrong usage.
 EXAMPLES = """
   python launch/sweep.py                                    sweeps/lambda.yaml on this machine
   python launch/sweep.py quickstart --max-parallel 2        sweeps/quickstart.yaml, two runs at a time
+  python launch/sweep.py table2                             the rows of a table, chosen on validation data
   python launch/sweep.py --cluster slurm --profile a6000    the same on Slurm with slurm/a6000.yaml
   python launch/sweep.py --cluster slurm --profile time=8:00:00 --runs-per-gpu 4    four runs on each job's GPU
   python launch/sweep.py --cancel                           has its runs save, and ends it

@@ -101,7 +101,7 @@ def signature(config: Config) -> str:
 
 
 #: columns of the summary; result.json has every metric
-COLUMNS = ("accuracy", "f1_macro", "worst_group_accuracy", "iou_half_max", "iou_area_matched", "out_of_mask")
+COLUMNS = ("accuracy", "f1_macro", "worst_group_accuracy", "iou_half_max", "iou_area_matched", "relevance_mass")
 
 
 def summary(run: Run) -> str:
@@ -114,8 +114,8 @@ def summary(run: Run) -> str:
         values = [metrics.get(f"{split}/{column}") for column in COLUMNS]
         if any(isinstance(value, float) for value in values):
             lines.append(f"{split:15s}" + "".join(f"{_number(value, 3):>17s}" for value in values))
-    others = ("test_counterfactual/flip_rate", "generator/bias_gap")
-    lines += [f"{name}: {_number(metrics.get(name), 4) or 'no value'}" for name in others]
+    others = ("test_counterfactual/flip_rate", "generator/bias_gap", "test/auroc", "madlibs/bias_score")
+    lines += [f"{name}: {_number(metrics[name], 4) or 'no value'}" for name in others if name in metrics]
     lines.append(f"every metric: {run.result_file}")
     lines += [f"picture: {path}" for path in run.newest_pictures()]
     return "\n".join(lines)

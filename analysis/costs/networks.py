@@ -60,7 +60,8 @@ class Networks:
 
     def trained(self) -> dict[str, nn.Module]:
         """The networks that have an optimiser."""
-        return {"generator": self.generator, "critic": self.critic, "classifier": self.classifier}
+        adversaries = {"generator": self.generator, "critic": self.critic} if self.config.train.generator else {}
+        return {**adversaries, "classifier": self.classifier}
 
 
 def build_networks(config: Config, device: torch.device, descriptor: Descriptor) -> Networks:

@@ -203,8 +203,10 @@ def reveal(
 
 
 def gan_parts(networks: Networks) -> Iterator[Part]:
-    """Generator, critic, gradient penalty and bias descriptor."""
+    """Generator, critic, gradient penalty and bias descriptor; nothing where the classifier is trained alone."""
     config, batch = networks.config, networks.config.train.batch_size
+    if not config.train.generator:
+        return
     turns = float(config.objective.n_critic)
     labels = networks.labels(batch)
     with torch.no_grad():
@@ -274,10 +276,13 @@ def _descriptor_parts(networks: Networks, batch: int) -> Iterator[Part]:
 
 
 def updates(networks: Networks) -> dict[str, Callable[[], None]]:
-    """The three updates by the name of their optimiser."""
-    return {
+    """The updates by the name of their optimiser."""
+    adversaries = {
         "critic": lambda: critic_update(networks),
         "generator": lambda: generator_update(networks),
+    }
+    return {
+        **(adversaries if networks.config.train.generator else {}),
         "classifier": lambda: classifier_update(networks),
     }
 
@@ -317,7 +322,8 @@ def classifier_update(networks: Networks) -> None:
     """The passes of `classifier_step`, while the generated batch's graph waits for its turn."""
     config, batch, count = networks.config, networks.config.train.batch_size, networks.monitored
     with autocast(networks):
-        fake = networks.generator(networks.latents(batch), networks.labels(batch)).float()
+        if config.train.generator:
+            fake = networks.generator(networks.latents(batch), networks.labels(batch)).float()
         logits = networks.classifier(networks.images(batch), *networks.captions(batch)).logits
     loss = torch.nn.functional.cross_entropy(logits.float(), networks.labels(batch))
     if not explains(config):

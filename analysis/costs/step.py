@@ -12,6 +12,7 @@ from analysis.costs.meter import contentless
 from analysis.costs.networks import Networks, build_networks, make_descriptor
 from analysis.costs.passes import Part, Phase, classifier_parts, explaining_parts, gan_parts, peak, updates
 from genxai.config import Config
+from genxai.errors import GenxaiError
 
 #: operations per parameter of an update, counted off its formula: what an elementwise kernel computes, no counter sees
 UPDATE_FLOPS = {"adamw": 14, "adam": 13, "sgd": 2}
@@ -62,8 +63,10 @@ def measure_step(config: Config, device: torch.device | None = None, *, memory: 
     """Count a joint step on a GPU by running it, or on tensors without content (default, and on a CPU).
 
     Without `memory` the peaks of the whole updates are not taken, which saves half of the time.
-    Raises GenxaiError for an architecture that cannot be had.
+    Raises GenxaiError for an architecture that cannot be had, or data whose steps are not counted.
     """
+    if config.data.is_text:
+        raise GenxaiError(f"steps on comments (data.dataset={config.data.dataset}) are not counted, only measured")
     device = device or torch.device("cpu")
     descriptor = make_descriptor(config)
     with contentless(device):
@@ -91,10 +94,11 @@ def _updating(networks: Networks) -> dict[str, Any]:
     often = {"generator": 1, "critic": turns, "classifier": 1}
     updates = sum(count * often[name] for name, count in counts.items())
     momentum = counts["classifier"] if train.optimizer == "sgd" else 0  # only the classifier's SGD has one
-    flops = UPDATE_FLOPS[train.optimizer] * updates + MOMENTUM_FLOPS * momentum + EMA_FLOPS * counts["generator"]
-    numbers = UPDATE_NUMBERS[train.optimizer] * updates + 2 * momentum + EMA_NUMBERS * counts["generator"]
+    averaged = counts.get("generator", 0)
+    flops = UPDATE_FLOPS[train.optimizer] * updates + MOMENTUM_FLOPS * momentum + EMA_FLOPS * averaged
+    numbers = UPDATE_NUMBERS[train.optimizer] * updates + 2 * momentum + EMA_NUMBERS * averaged
     # parameters and gradients of all, the state of their optimisers, and the averaged generator
-    kept = (2 + STATE_NUMBERS[train.optimizer]) * sum(counts.values()) + momentum + counts["generator"]
+    kept = (2 + STATE_NUMBERS[train.optimizer]) * sum(counts.values()) + momentum + averaged
     return {"update_flops": flops, "update_bytes": FLOAT32 * numbers, "resident_bytes": FLOAT32 * kept}
 
 

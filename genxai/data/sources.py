@@ -99,7 +99,7 @@ def _ways(dataset: str) -> list[str]:
         "Ways to get it, any one of them:",
         f"  - put {', '.join(FILES)} into a folder {dataset}/ and set GENXAI_DATA to the folder that holds it",
         *debian,
-        "  - start once on a machine with a network: torchvision downloads it into " + str(_cache() / dataset),
+        "  - start once on a machine with a network: torchvision downloads it into " + str(cache_folder() / dataset),
         "  - use the 3,000 + 1,000 images inside the package: data.source=embedded",
     ]
 
@@ -131,12 +131,13 @@ def _if_present(folder: Path) -> tuple[Path | None, str]:
     return folder, ""
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where downloads are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genxai" / "datasets"
 
 
 def _downloaded(dataset: str) -> tuple[Path | None, str]:
-    target = _cache() / dataset
+    target = cache_folder() / dataset
     if _if_present(target)[0] is not None:
         return target, ""
     try:
@@ -243,13 +244,18 @@ def _times(dimensions: tuple[int, ...] | list[int]) -> str:
 
 
 def fingerprint(data: DataConfig) -> str:
-    """A short stable id of the content behind a configuration: the images and the version of the benchmark.
+    """A short stable id of the content behind a configuration: its images or comments, and their version.
 
     Needs no file of the full data set and depends on no path, so any machine gives a run the same signature.
     """
-    if data.source == "embedded":
+    version = BENCHMARK_VERSION
+    if data.is_text:
+        from genxai.data.toxicity_sources import PREPARATION_VERSION, corpus_checksums  # it imports this module
+
+        checksums, version = corpus_checksums(data.dataset, data.source), PREPARATION_VERSION
+    elif data.source == "embedded":
         checksums = [entry["sha256"] for entry in embedded_manifest()[data.dataset].values()]
     else:
         checksums = list(CHECKSUMS[data.dataset])
     digest = hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:12]
-    return f"{data.dataset}-{data.source}-{digest}-v{BENCHMARK_VERSION}"
+    return f"{data.dataset}-{data.source}-{digest}-v{version}"

@@ -44,18 +44,18 @@ def make_splits(data: DataConfig, labels: Tensor, textures: Tensor, num_train: i
     if data.split == "canonical":
         rest, test = images[:num_train], images[num_train:]
     else:
-        test, rest = _take(images, strata, round(len(images) * TEST_SHARE), seed, "test")
-    val, train = _take(rest, strata, max(1, round(len(rest) * data.val_fraction)), seed, "val")
+        test, rest = take_share(images, strata, round(len(images) * TEST_SHARE), seed, "test")
+    val, train = take_share(rest, strata, max(1, round(len(rest) * data.val_fraction)), seed, "val")
     if data.train_limit is not None and data.train_limit < len(train):
         held_out = round(data.train_limit * data.val_fraction / (1 - data.val_fraction))
-        train = _take(train, strata, data.train_limit, seed, "train_limit")[0]
-        val = _take(val, strata, min(len(val), max(1, held_out)), seed, "val_limit")[0]
+        train = take_share(train, strata, data.train_limit, seed, "train_limit")[0]
+        val = take_share(val, strata, min(len(val), max(1, held_out)), seed, "val_limit")[0]
     if data.test_limit is not None and data.test_limit < len(test):
-        test = _take(test, strata, data.test_limit, seed, "test_limit")[0]
+        test = take_share(test, strata, data.test_limit, seed, "test_limit")[0]
     return Splits(train, val, test, *_balanced(val, labels, data.balanced_val_size, seed))
 
 
-def _take(images: Tensor, strata: Tensor, size: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
+def take_share(images: Tensor, strata: Tensor, size: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
     """`size` of the images and the others; each stratum gives its proportional share to within one image.
 
     The images are sorted by stratum, in random order within each, and every (N / size)-th is taken from a random

@@ -5,8 +5,10 @@ WordPiece as in BERT (Devlin et al. 2019): lower case, split at spaces and punct
 
 from __future__ import annotations
 
+import bisect
 import functools
 import importlib
+import itertools
 import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -21,6 +23,8 @@ from genxai.errors import GenxaiError, UsageError
 
 PAD, UNKNOWN, FIRST, LAST = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPECIAL = (PAD, UNKNOWN, FIRST, LAST, "[MASK]")
+#: in place of a word's number, for a token that belongs to none
+NO_WORD = -1
 _LONGEST_WORD = 100  # characters; BERT reads a longer word as unknown
 
 
@@ -38,6 +42,13 @@ class Tokenizer(Protocol):
 
         A text is [CLS] pieces [SEP] and padding; the empty text is [CLS] [SEP] alone, so no row is all padding.
         Raises UsageError naming the longest text if one does not fit into L tokens.
+        """
+        ...
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
+        """For each text, given as its words: (id, number of its word) of each token, neither cut nor padded.
+
+        The first and the last are [CLS] and [SEP], of no word: their number is -1.
         """
         ...
 
@@ -79,6 +90,13 @@ class WordPiece:
         """[CLS] pieces [SEP] of one text, without padding."""
         pieces = [number for word in split_words(text) for number in self._word(word)]
         return [self._ids[FIRST], *pieces, self._ids[LAST]]
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
+        first, last = (self._ids[FIRST], NO_WORD), (self._ids[LAST], NO_WORD)
+        return [
+            [first, *((piece, place) for place, word in enumerate(words) for piece in self._word(word)), last]
+            for words in texts
+        ]
 
     def _word(self, word: str) -> list[int]:
         if word not in self._known:
@@ -159,6 +177,23 @@ class _HubTokenizer:
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         rows = self._tokenizer(list(texts), truncation=False)["input_ids"] if texts else []
         return _pad(rows, texts, self._max_tokens, self.pad_id)
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            raise UsageError("model.text.name: its tokenizer cannot say where its tokens are in a text; use another")
+        found = self._tokenizer(
+            [" ".join(words) for words in texts], truncation=False, return_offsets_mapping=True, verbose=False
+        )
+        rows = zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
+        return [list(zip(ids, _words_at(words, spans), strict=True)) for words, ids, spans in rows]
+
+
+def _words_at(words: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """The number of the word that each span (from, to) of the joined words ends in; NO_WORD for an empty span."""
+    ends = list(itertools.accumulate(len(word) + 1 for word in words))
+    return [bisect.bisect_left(ends, end) if end > start else NO_WORD for start, end in spans]
 
 
 def _from_transformers(name: str) -> Any:

@@ -4,8 +4,8 @@ Maps are [B, h, w], non-negative and not normalised; masks are bool [B, 1, H, W]
 Every function resizes the map to the mask, gives one value in [0, 1] per sample and never synchronises with the host.
 
 Nothing depends on the order of pixels. Where equal values compete for fewer places (the zeros of a ReLU-ed map, a
-constant map), they share the places evenly, so that a constant map scores what chance would. A map that is zero
-everywhere points at nothing and scores 0.
+constant map), they share the places evenly: a constant map overlaps as much as a random choice does on average. A map
+that is zero everywhere points at nothing and scores 0.
 """
 
 from __future__ import annotations
@@ -29,13 +29,20 @@ def resize_map(heatmap: Tensor, size: int | tuple[int, int]) -> Tensor:
     return F.interpolate(heatmap[:, None], size=target, mode="bilinear", align_corners=False)[:, 0]
 
 
+def at_half_max(maps: Tensor) -> Tensor:
+    """Pixels of at least half their map's maximum: [B, ...] >= 0 -> bool [B, ...]; none in an all-zero map."""
+    maximum = maps.flatten(1).amax(dim=1).view(-1, *[1] * (maps.dim() - 1))
+    return (maps >= 0.5 * maximum) & (maximum > 0)
+
+
 @torch.no_grad()
 def iou_xai(heatmap: Tensor, mask: Tensor, *, rule: Rule = "half_max") -> Tensor:
     """IoU-XAI (definition 11.3): |S and M| / |S or M| per sample, M the binarised map. heatmap, mask -> [B].
 
     rule "half_max": M = pixels of at least half the map's maximum (after resizing).
     rule "area_matched": M = the |S| highest pixels; pixels tied at the threshold share what places are left.
-    An all-zero map or an empty mask scores 0. Raw IoU depends on the mask's area: read it beside chance and ceiling.
+    An all-zero map or an empty mask scores 0. Raw IoU depends on the mask's area: read it beside chance and ceiling
+    (`genxai.metrics.baselines`).
 
     Raises ValueError for wrong shapes, a mask that is not bool, or an unknown rule.
     """
@@ -43,13 +50,12 @@ def iou_xai(heatmap: Tensor, mask: Tensor, *, rule: Rule = "half_max") -> Tensor
         raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}")
     values, inside = _flat(heatmap, mask)
     area = inside.sum(dim=1)
-    maximum = values.amax(dim=1, keepdim=True)
     if rule == "half_max":
-        chosen = (values >= 0.5 * maximum) & (maximum > 0)
+        chosen = at_half_max(values)
         overlap = (chosen & inside).sum(dim=1).to(values.dtype)
         union = (chosen | inside).sum(dim=1)
     else:
-        overlap = _area_matched_overlap(values, inside, area) * (maximum[:, 0] > 0)
+        overlap = _area_matched_overlap(values, inside, area) * (values.amax(dim=1) > 0)
         union = 2 * area - overlap
     return overlap / union.clamp_min(1)
 
@@ -80,11 +86,21 @@ def mass_share(heatmap: Tensor, weight: Tensor) -> Tensor:
 def out_of_mask(heatmap: Tensor, mask: Tensor) -> Tensor:
     """R_out of Eq. 11: the fraction of the map's mass outside the mask, in [0, 1]. heatmap, mask -> [B].
 
-    Differentiable; the relevance mass inside is 1 minus this. An all-zero map gives 0 with zero gradient: there is
-    nothing to move. Raises ValueError for wrong shapes or a mask that is not bool.
+    Differentiable. An all-zero map gives 0 with zero gradient: there is nothing to move. As a score it would make such
+    a map perfect: report `relevance_mass`. Raises ValueError for wrong shapes or a mask that is not bool.
     """
     _check(heatmap, mask)
     return mass_share(heatmap, ~mask)
+
+
+@torch.no_grad()
+def relevance_mass(heatmap: Tensor, mask: Tensor) -> Tensor:
+    """The fraction of the map's mass inside the mask: 1 - `out_of_mask`, but 0 for an all-zero map. -> [B]
+
+    Relevance mass accuracy, Arras et al. 2022. Raises as `out_of_mask`.
+    """
+    _check(heatmap, mask)
+    return mass_share(heatmap, mask)
 
 
 @torch.no_grad()

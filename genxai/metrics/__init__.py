@@ -10,34 +10,55 @@ from typing import TYPE_CHECKING
 from genxai.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from genxai.metrics.classification import Predictions, classification_metrics, counterfactual_flip_rate, label_nmi
+    from genxai.metrics.baselines import Explained, baseline_metrics, expected_iou
+    from genxai.metrics.classification import Predictions, classification_metrics, label_nmi, pair_metrics
+    from genxai.metrics.intervals import bootstrap_intervals, mean_intervals, prediction_intervals
     from genxai.metrics.registry import METRICS, Metric, metric
-    from genxai.metrics.structure import localisation_metrics, mask_nmi, ssim
+    from genxai.metrics.stability import stability_metrics
+    from genxai.metrics.structure import localisation_metrics, localisation_values, mask_nmi, means, ssim
 
 _HOME = {
+    "Explained": "baselines",
     "METRICS": "registry",
     "Metric": "registry",
     "Predictions": "classification",
+    "baseline_metrics": "baselines",
+    "bootstrap_intervals": "intervals",
     "classification_metrics": "classification",
-    "counterfactual_flip_rate": "classification",
+    "expected_iou": "baselines",
     "label_nmi": "classification",
     "localisation_metrics": "structure",
+    "localisation_values": "structure",
     "mask_nmi": "structure",
+    "mean_intervals": "intervals",
+    "means": "structure",
     "metric": "registry",
+    "pair_metrics": "classification",
+    "prediction_intervals": "intervals",
     "ssim": "structure",
+    "stability_metrics": "stability",
 }
 
 __all__ = [
     "METRICS",
+    "Explained",
     "Metric",
     "Predictions",
+    "baseline_metrics",
+    "bootstrap_intervals",
     "classification_metrics",
-    "counterfactual_flip_rate",
+    "expected_iou",
     "label_nmi",
     "localisation_metrics",
+    "localisation_values",
     "mask_nmi",
+    "mean_intervals",
+    "means",
     "metric",
+    "pair_metrics",
+    "prediction_intervals",
     "ssim",
+    "stability_metrics",
 ]
 
 __getattr__ = lazy_exports(__name__, _HOME)

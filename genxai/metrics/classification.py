@@ -1,11 +1,13 @@
-"""Numbers of a classifier's predictions over a whole split: accuracy, groups, calibration. All in [0, 1]."""
+"""Numbers of a classifier's predictions over a whole split: accuracy, groups, parity, calibration. All in [0, 1]."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from genxai.fairness.bias import subgroup_disparity
 from genxai.metrics.registry import metric, metrics_of
@@ -23,6 +25,15 @@ class Predictions:
     textures: Tensor  # int64 [N]
     aligned: Tensor  # bool [N]: the texture is the one that goes with the class
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for an empty split or tensors of different lengths."""
+        size = self.probabilities.shape[:1]
+        if self.probabilities.dim() != 2 or not len(self.probabilities):
+            raise ValueError(f"probabilities must have shape [N, K] with N > 0, got {list(self.probabilities.shape)}")
+        for name in ("labels", "textures", "aligned"):
+            if getattr(self, name).shape != size:
+                raise ValueError(f"{name} must have shape {list(size)}, got {list(getattr(self, name).shape)}")
+
     @property
     def predicted(self) -> Tensor:
         return self.probabilities.argmax(dim=1)
@@ -32,55 +43,108 @@ class Predictions:
         return self.predicted == self.labels
 
 
-def classification_metrics(
-    probabilities: Tensor, labels: Tensor, textures: Tensor, aligned: Tensor
-) -> dict[str, float]:
-    """Every registered classification metric: accuracy, f1_macro, worst_group_accuracy, texture_gap, ece.
+@dataclass(frozen=True)
+class OfSums:
+    """A metric that knows its samples through sums alone: value(sum_i rows_i).
 
-    probabilities [N, K]; labels, textures int64 [N]; aligned bool [N]. Raises ValueError for an empty split or tensors
-    of different lengths.
+    What it is under a resampling of the samples is then a matrix product away (`intervals`).
     """
-    if probabilities.dim() != 2 or not len(probabilities):
-        raise ValueError(f"probabilities must have shape [N, K] with N > 0, got {list(probabilities.shape)}")
-    for name, tensor in (("labels", labels), ("textures", textures), ("aligned", aligned)):
-        if tensor.shape != probabilities.shape[:1]:
-            raise ValueError(f"{name} must have shape [{len(probabilities)}], got {list(tensor.shape)}")
-    predictions = Predictions(probabilities, labels, textures, aligned)
+
+    #: a row for each unit that is resampled: [n, s]
+    rows: Callable[[Predictions], Tensor]
+    #: sums [..., s] in float64 -> [...]
+    value: Callable[[Tensor], Tensor]
+
+    def __call__(self, predictions: Predictions) -> float:
+        return float(self.value(self.rows(predictions).double().sum(dim=0)))
+
+
+def of_sums(value: Callable[[Tensor], Tensor]) -> Callable[[Callable[[Predictions], Tensor]], OfSums]:
+    """Make a metric of a function that gives the rows."""
+    return lambda rows: OfSums(rows, value)
+
+
+def classification_metrics(predictions: Predictions) -> dict[str, float]:
+    """Every registered classification metric by name."""
     return {entry.name: float(entry.function(predictions)) for entry in metrics_of("classification")}
 
 
+def pair_metrics(predictions: Predictions) -> dict[str, float]:
+    """Every registered metric of counterfactual pairs: samples 2 i and 2 i + 1 are one object with two textures."""
+    return {entry.name: float(entry.function(predictions)) for entry in metrics_of("pairs")}
+
+
+def _share(sums: Tensor) -> Tensor:
+    """Of sums (hits, size)."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def _counted(hits: Tensor) -> Tensor:
+    return torch.stack([hits, torch.ones_like(hits)], dim=1)
+
+
 @metric("accuracy", "classification", reference="share of samples whose most probable class is the true one")
-def accuracy(predictions: Predictions) -> float:
-    return float(predictions.correct.double().mean())
+@of_sums(_share)
+def accuracy(predictions: Predictions) -> Tensor:
+    return _counted(predictions.correct)
+
+
+def _mean_f1(sums: Tensor) -> Tensor:
+    """Mean over the classes that occur among the labels or predictions of 2 TP / (2 TP + FP + FN)."""
+    hits, size = sums.unflatten(-1, (2, -1)).unbind(dim=-2)
+    occurs = size > 0
+    return (2.0 * hits / torch.where(occurs, size, 1.0)).sum(dim=-1) / occurs.sum(dim=-1)
 
 
 @metric("f1_macro", "classification", reference="van Rijsbergen 1979; unweighted mean over classes, as scikit-learn")
-def f1_macro(predictions: Predictions) -> float:
-    """Mean over the classes that occur among the labels or predictions of 2 TP / (2 TP + FP + FN)."""
+@of_sums(_mean_f1)
+def f1_macro(predictions: Predictions) -> Tensor:
     classes = predictions.probabilities.shape[1]
-    said = torch.bincount(predictions.predicted, minlength=classes)
-    true = torch.bincount(predictions.labels, minlength=classes)
-    hits = torch.bincount(predictions.labels[predictions.correct], minlength=classes)
-    size = (said + true).double()
-    return float((2.0 * hits / size)[size > 0].mean())
+    said, true = (one_hot(column, classes) for column in (predictions.predicted, predictions.labels))
+    return torch.cat([said * true, said + true], dim=1)
 
 
-@metric("worst_group_accuracy", "classification", reference="Sagawa et al. 2020; groups (class, aligned)")
-def worst_group_accuracy(predictions: Predictions) -> float:
-    """The smallest accuracy of a group (class, aligned or not); groups without samples do not count."""
-    groups = 2 * predictions.labels + predictions.aligned.long()
-    return min(_group_means(predictions.correct, groups).tolist())
+def _smallest_share(sums: Tensor) -> Tensor:
+    """The smallest of hits / size over groups; groups without samples do not count."""
+    hits, size = sums.unflatten(-1, (2, -1)).unbind(dim=-2)
+    return torch.where(size > 0, hits / size, torch.inf).amin(dim=-1)
+
+
+@metric("worst_group_accuracy", "classification", reference="Sagawa et al. 2020; groups (class, aligned or not)")
+@of_sums(_smallest_share)
+def worst_group_accuracy(predictions: Predictions) -> Tensor:
+    members = one_hot(2 * predictions.labels + predictions.aligned.long())
+    return torch.cat([members * predictions.correct[:, None], members], dim=1)
 
 
 @metric(
-    "texture_gap",
+    "delta_fair_accuracy",
     "classification",
-    reference="Delta_fair, Eq. 6, of the accuracy over textures",
+    reference="Delta_fair, Eq. 6, of m(x) = [right]: largest gap between the accuracies on two textures",
     higher_is_better=False,
 )
-def texture_gap(predictions: Predictions) -> float:
-    """Largest difference between the accuracies on two textures."""
+def delta_fair_accuracy(predictions: Predictions) -> float:
     return subgroup_disparity(predictions.correct, predictions.textures)
+
+
+@metric(
+    "delta_fair_selection",
+    "classification",
+    reference="Delta_fair, Eq. 6, of m(x) = [class k is predicted] (definition 17.3), the largest over k",
+    higher_is_better=False,
+)
+def delta_fair_selection(predictions: Predictions) -> float:
+    """max_k max_{a, a'} |P(predicted k | texture a) - P(predicted k | texture a')|, over textures that occur.
+
+    0 is demographic parity. Only where texture and class are independent (test_unbiased) is that fair: where they go
+    together, a classifier that is always right has a gap as well.
+    """
+    classes = predictions.probabilities.shape[1]
+    _, texture = predictions.textures.unique(return_inverse=True)
+    said = torch.bincount(texture * classes + predictions.predicted, minlength=(int(texture.max()) + 1) * classes)
+    table = said.view(-1, classes).double()
+    rates = table / table.sum(dim=1, keepdim=True)
+    return float((rates.amax(dim=0) - rates.amin(dim=0)).max())
 
 
 @metric("ece", "classification", reference="Naeini et al. 2015; 15 equal-width bins", higher_is_better=False)
@@ -94,20 +158,25 @@ def expected_calibration_error(predictions: Predictions) -> float:
     return float(surplus.abs().sum() / len(confidence))
 
 
-@metric("flip_rate", "other", reference="Kusner et al. 2017, counterfactual textures", higher_is_better=False)
-def counterfactual_flip_rate(predicted: Tensor) -> float:
+@metric("nmi_pred", "classification", reference="2 I / (H + H) of predicted and true class, as scikit-learn")
+def nmi_pred(predictions: Predictions) -> float:
+    return label_nmi(predictions.predicted, predictions.labels)
+
+
+@metric("flip_rate", "pairs", reference="Kusner et al. 2017, counterfactual textures", higher_is_better=False)
+@of_sums(_share)
+def flip_rate(predictions: Predictions) -> Tensor:
     """Share of counterfactual pairs (same object, two textures) that are given different classes.
 
-    predicted int64 [2 n]: entries 2 i and 2 i + 1 are a pair, as in the split test_counterfactual of TexMM. Raises
-    ValueError for an odd number of predictions or none.
+    Raises ValueError for an odd number of predictions.
     """
-    if predicted.dim() != 1 or not len(predicted) or len(predicted) % 2:
+    predicted = predictions.predicted
+    if len(predicted) % 2:
         raise ValueError(f"needs pairs of predictions, shape [2 n], got {list(predicted.shape)}")
     first, second = predicted.unflatten(0, (-1, 2)).unbind(dim=1)
-    return float((first != second).double().mean())
+    return _counted(first != second)
 
 
-@metric("nmi_pred", "other", reference="2 I(a; b) / (H(a) + H(b)); arithmetic mean, as scikit-learn")
 def label_nmi(first: Tensor, second: Tensor) -> float:
     """Normalised mutual information of two label sequences, int64 [N] each; two constant ones give 1."""
     if first.shape != second.shape or first.dim() != 1 or not len(first):
@@ -130,9 +199,3 @@ def table_nmi(tables: Tensor) -> Tensor:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(probabilities).sum(dim=1)
-
-
-def _group_means(values: Tensor, groups: Tensor) -> Tensor:
-    """Mean of the values in each group that occurs."""
-    _, index = groups.unique(return_inverse=True)
-    return torch.bincount(index, weights=values.double()) / torch.bincount(index)

@@ -6,11 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-#: what a metric is a function of:
-#:   classification  (Predictions) -> float, in the result of every evaluated split
-#:   localisation    (maps [B, h, w], masks bool [B, 1, H, W]) -> Tensor [B], averaged over the explained samples
+#: what a metric is a function of, and when it is computed:
+#:   classification  (Predictions) -> float: every evaluated split, at every evaluation
+#:   pairs           (Predictions of counterfactual pairs) -> float: test_counterfactual
+#:   localisation    (maps [B, h, w], masks bool [B, 1, H, W]) -> Tensor [B]: explained samples, at every evaluation
+#:   baseline        (Explained) -> Tensor [B]: what a localisation metric is read beside; at the final evaluation
+#:   summary         (means of the two above by name) -> float: at the final evaluation
+#:   stability       (Perturbed) -> Tensor [B]: at the final evaluation
+#:   text            (Predictions of comments) -> float: every split of toxic text, at every evaluation
+#:   audit           (Audited) -> float: the sentences that name identities; at the final evaluation
 #:   other           its own arguments; called by whoever needs it
-Kind = Literal["classification", "localisation", "other"]
+#: values per sample are averaged over the samples
+Kind = Literal["classification", "pairs", "localisation", "baseline", "summary", "stability", "text", "audit", "other"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -29,7 +36,7 @@ METRICS: dict[str, Metric] = {}
 
 
 def metric(name: str, kind: Kind, *, reference: str, higher_is_better: bool = True) -> Callable[[Function], Function]:
-    """Register a function under a name; classification and localisation metrics then appear in every result."""
+    """Register a function under a name; every kind but `other` then appears in the results without further ado."""
 
     def register(function: Function) -> Function:
         if name in METRICS:

@@ -1,14 +1,17 @@
-"""How attribution maps agree with the true mask, averaged over samples: IoU, mass, pointing, SSIM, NMI."""
+"""How attribution maps agree with the true mask: IoU, mass, pointing, SSIM, NMI of each sample."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genxai.explain.localisation import iou_xai, out_of_mask, pointing_game, resize_map
+from genxai.explain.localisation import at_half_max, iou_xai, pointing_game, relevance_mass, resize_map
 from genxai.metrics.classification import table_nmi
-from genxai.metrics.registry import metric, metrics_of
+from genxai.metrics.registry import Kind, metric, metrics_of
 
 #: stabilisers of SSIM for values in [0, 1], and the width of its Gaussian window [px] (Wang et al. 2004)
 SSIM_C1, SSIM_C2, SSIM_SIGMA = 0.01**2, 0.03**2, 1.5
@@ -19,21 +22,32 @@ CHUNK = 512
 
 
 @torch.no_grad()
-def localisation_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """Means over samples of every registered localisation metric.
+def localisation_values(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Every registered localisation metric of every sample: float64 [N] by name.
 
-    maps [N, h, w] >= 0, not normalised; masks bool [N, 1, H, W]. Keys: iou_half_max, iou_area_matched, out_of_mask,
-    pointing, ssim_align, nmi_align. Raises ValueError if there are no maps or shapes do not fit.
+    maps [N, h, w] >= 0, not normalised; masks bool [N, 1, H, W]. Raises ValueError if there are no maps or shapes do
+    not fit.
     """
     if not len(maps):
         raise ValueError("needs at least one map")
     if len(maps) != len(masks):
         raise ValueError(f"needs one mask per map, got {len(maps)} maps and {len(masks)} masks")
-    parts = list(zip(maps.split(CHUNK), masks.split(CHUNK), strict=True))
-    return {
-        entry.name: float(torch.cat([entry.function(*part).double() for part in parts]).mean())
-        for entry in metrics_of("localisation")
-    }
+    return values_of("localisation", list(zip(maps.split(CHUNK), masks.split(CHUNK), strict=True)))
+
+
+def values_of(kind: Kind, parts: Sequence[tuple[Any, ...]]) -> dict[str, Tensor]:
+    """Every registered metric of a kind, float64 [N] by name; parts: its arguments for some of the samples each."""
+    return {entry.name: torch.cat([entry.function(*part).double() for part in parts]) for entry in metrics_of(kind)}
+
+
+def means(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of values per sample the mean over the samples."""
+    return {name: float(column.mean()) for name, column in values.items()}
+
+
+def localisation_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
+    """Means over samples of every registered localisation metric; arguments and errors as `localisation_values`."""
+    return means(localisation_values(maps, masks))
 
 
 @metric("iou_half_max", "localisation", reference="IoU-XAI, definition 11.3; binarised at half the maximum")
@@ -47,24 +61,22 @@ def iou_area_matched(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 metric(
-    "out_of_mask",
+    "relevance_mass",
     "localisation",
-    reference="R_out of Eq. 11; 1 - relevance mass accuracy (Arras et al. 2022)",
-    higher_is_better=False,
-)(out_of_mask)
+    reference="Arras et al. 2022, relevance mass accuracy; 1 - R_out of Eq. 11",
+)(relevance_mass)
 metric("pointing", "localisation", reference="Zhang et al. 2016, without the margin")(pointing_game)
 
 
 @metric("ssim_align", "localisation", reference="Wang et al. 2004, between the map scaled to [0, 1] and the mask")
 def ssim_align(maps: Tensor, masks: Tensor) -> Tensor:
     """SSIM of the resized map, divided by its maximum, with the mask as a 0/1 image; below 0 if they oppose."""
-    return ssim(_scaled(maps, masks), _plane(masks).float())
+    return ssim(scaled_maps(maps, masks.shape[-2:]), _plane(masks).float())
 
 
 @metric("nmi_align", "localisation", reference="2 I / (H + H) of the map binarised at half its maximum and the mask")
 def nmi_align(maps: Tensor, masks: Tensor) -> Tensor:
-    scaled = _scaled(maps, masks)
-    return mask_nmi((scaled >= 0.5) & (scaled > 0), _plane(masks))
+    return mask_nmi(at_half_max(scaled_maps(maps, masks.shape[-2:])), _plane(masks))
 
 
 def mask_nmi(first: Tensor, second: Tensor) -> Tensor:
@@ -109,10 +121,9 @@ def ssim(first: Tensor, second: Tensor, *, side: int | None = None) -> Tensor:
     return (luminance * structure).mean(dim=(1, 2))
 
 
-def _scaled(maps: Tensor, masks: Tensor) -> Tensor:
-    """Maps at the masks' size, each divided by its maximum; an all-zero map stays zero."""
-    plane = _plane(masks)
-    resized = resize_map(maps, (plane.shape[1], plane.shape[2]))
+def scaled_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps [B, h, w] at a size (H, W), each divided by its maximum; an all-zero map stays zero."""
+    resized = resize_map(maps, (size[0], size[1]))
     maximum = resized.amax(dim=(1, 2), keepdim=True)
     return resized / torch.where(maximum > 0, maximum, 1.0)
 

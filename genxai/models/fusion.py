@@ -58,14 +58,21 @@ class FusionClassifier(nn.Module):
         )
 
     def forward(
-        self, images: Tensor, tokens: Tensor, token_mask: Tensor, *, float32_above_map: bool = False
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        token_mask: Tensor,
+        *,
+        float32_above_map: bool = False,
+        embeddings: Tensor | None = None,
     ) -> Prediction:
         """float32_above_map: from the explained map to the logits autocast is off, and the map is float32.
 
         That part is differentiated twice by a loss on maps; below it and in the text encoder half precision does no
         more harm than in any forward pass.
+        embeddings: of the tokens, in place of the text encoder's own, to be explained (see `TextEncoder`).
         """
-        text = None if self.fusion == "image" else self.text_encoder(tokens, token_mask)
+        text = None if self.fusion == "image" else self.text_encoder(tokens, token_mask, embeddings=embeddings)
         activations = None if self.fusion == "text" else self.image_encoder.maps(images)
         with torch.autocast(images.device.type, enabled=False) if float32_above_map else contextlib.nullcontext():
             if float32_above_map:

@@ -1,4 +1,4 @@
-"""The text branch: caption token ids to one vector per token.
+"""The text branch: token ids of a caption or comment to one vector per token.
 
 A small Transformer that needs nothing but this package, or any BERT that transformers can load.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genxai.config import TextEncoderConfig
 from genxai.errors import GenxaiError, UsageError
@@ -23,11 +24,17 @@ EMBEDDING_STD = 0.02  # as in BERT: small beside what the layers add
 class TextEncoder(nn.Module):
     """tokens int64 [B, L], token_mask bool [B, L] (True: a token, False: padding) -> [B, L, D].
 
-    A row may be masked as a whole (a missing caption): its output is finite and means nothing.
+    A row may be masked as a whole (a missing caption): its output is finite and means nothing. Given `embeddings`
+    [B, L, E] of the tokens (`embedding_layer(tokens)`, to be explained), the pass can be differentiated twice.
     """
 
     token_channels: int
     max_tokens: int
+
+    @property
+    def embedding_layer(self) -> nn.Module:
+        """Token ids to their embeddings, positions not yet added."""
+        raise NotImplementedError
 
 
 def build_text_encoder(cfg: TextEncoderConfig, vocab_size: int) -> TextEncoder:
@@ -68,9 +75,13 @@ class SmallTransformer(TextEncoder):
         self.layers = nn.ModuleList(TransformerLayer(cfg.width, cfg.heads) for _ in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.width)
 
-    def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+    @property
+    def embedding_layer(self) -> nn.Module:
+        return self.embedding
+
+    def forward(self, tokens: Tensor, token_mask: Tensor, *, embeddings: Tensor | None = None) -> Tensor:
         _check_length(tokens, self.max_tokens)
-        hidden = self.embedding(tokens) + self.position[: tokens.shape[1]]
+        hidden = (self.embedding(tokens) if embeddings is None else embeddings) + self.position[: tokens.shape[1]]
         for layer in self.layers:
             hidden = layer(hidden, token_mask)
         return self.norm(hidden)
@@ -80,7 +91,7 @@ class PretrainedBert(TextEncoder):
     """A BERT-like encoder of transformers, by hub name or local folder, without its pooling layer.
 
     It keeps the fused attention kernels: a loss on image maps differentiates the fusion twice, but passes through
-    the text branch once.
+    the text branch once. Where its own embeddings are explained it does without them.
     """
 
     def __init__(self, cfg: TextEncoderConfig, vocab_size: int) -> None:
@@ -99,13 +110,21 @@ class PretrainedBert(TextEncoder):
             )
         self.token_channels, self.max_tokens = limits.hidden_size, cfg.max_tokens
 
-    def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+    @property
+    def embedding_layer(self) -> nn.Module:
+        layer: nn.Module = self.bert.get_input_embeddings()
+        return layer
+
+    def forward(self, tokens: Tensor, token_mask: Tensor, *, embeddings: Tensor | None = None) -> Tensor:
         _check_length(tokens, self.max_tokens)
         # not every fused kernel gives numbers for a row without keys; what it gives for this one is not used
         visible = token_mask | ~token_mask.any(dim=1, keepdim=True)
         # the full [B, 1, L, L] mask: given one of [B, L], transformers asks the device whether it is all True
         visible = visible[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
-        return self.bert(input_ids=tokens, attention_mask=visible).last_hidden_state
+        if embeddings is None:
+            return self.bert(input_ids=tokens, attention_mask=visible).last_hidden_state
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+            return self.bert(inputs_embeds=embeddings, attention_mask=visible).last_hidden_state
 
 
 def _check_length(tokens: Tensor, limit: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from genxai.data.counter_rng import derive_seed, integers, normal, permutation, uniform
+from genxai.data.counter_rng import derive_seed, hash_bits, integers, normal, permutation, uniform
 
 
 @dataclass
@@ -51,6 +51,17 @@ class Draws:
             self._epoch = (epoch, order)
         return self._epoch[1][(within * self.batch_size + self.positions) % self.train_size]
 
+    def weighted_indices(self, step: int, cumulative: Tensor) -> Tensor:
+        """Training indices [b] of the classifier update, with replacement, in proportion to weights.
+
+        cumulative: float64 [N], the running sum of weights >= 0 of which one is positive (`running_sum`).
+        """
+        # 53 bits: the 24 of a float32 would be coarse beside the weight of one of a million samples; and a float64
+        # times at most 1 - 2^-53 is below itself once rounded, so that there is always a sum above
+        share = (hash_bits(self.seed, "weighted-batch", step, self.positions) >> 10).double() * 2.0**-53
+        # to the right of equals: a sample of weight zero is never drawn
+        return torch.searchsorted(cumulative, share * cumulative[-1], right=True)
+
     def paired_indices(self, step: int) -> Tensor:
         """Training indices [b] whose labels the generator step uses, each label at two positions.
 
@@ -67,3 +78,14 @@ class Draws:
     def epsilon(self, step: int, turns: int) -> Tensor:
         """epsilon ~ U[0, 1) of Eq. 3, one per sample, [turns, b]."""
         return uniform(self.seed, "penalty", step, *self._turns(turns))
+
+
+def running_sum(weights: Tensor) -> Tensor:
+    """Sums float64 [N] of the first 1, 2, ... weights [N], on their device: always summed in one order, by the CPU.
+
+    Raises ValueError for weights of which none is positive, or one is negative or no number.
+    """
+    total = weights.double().cpu().cumsum(0)
+    if not bool((weights >= 0).all()) or not 0 < float(total[-1]) < math.inf:
+        raise ValueError("sampling weights must be numbers >= 0, one of them positive")
+    return total.to(weights.device)

@@ -16,16 +16,20 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from genxai.config import Config
-from genxai.data import TexMM, open_split, split_names
+from genxai.data import Sample, TexMM, open_split, split_names
 from genxai.data.counter_rng import derive_seed
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.errors import UsageError
+from genxai.explain import require_second_opinion
+from genxai.explain.text_captum import require_captum
 from genxai.fairness import BiasReference, bias_reference, build_descriptor
+from genxai.fairness.methods import Method, build_method
+from genxai.metrics.generation_fidelity import Fidelity
 from genxai.models import Critic, FusionClassifier, Generator
 from genxai.models.dropout import share_rows
 from genxai.training.backends import Trained
 from genxai.training.backends.choose import choose_backend, keep_accelerate_out, prepare
-from genxai.training.draws import Draws
+from genxai.training.draws import Draws, running_sum
 from genxai.training.parallel import Processes, world_size
 from genxai.training.precision import Precision, compute_in_float32
 
@@ -65,6 +69,10 @@ class Experiment:
     trained: dict[str, Trained]
     #: None where the classifier is trained alone
     generation: Generation | None
+    #: what else trains the classifier against a shortcut
+    method: Method
+    #: running sum of the method's sampling weights over the training samples; None: each once an epoch
+    sampling: Tensor | None = None
     #: a classifier with whole weights, for evaluation; None where the trained one has them itself
     replica: FusionClassifier | None = None
 
@@ -125,6 +133,31 @@ class Experiment:
         begun = step >= explain.from_epoch * self.draws.steps_per_epoch
         return self.config.explains and begun and step % explain.every == 0
 
+    def classifier_began(self, step: int) -> int:
+        """The step at which the classifier that is trained at this one has started from its initial state."""
+        restart = self.method.restart_epoch * self.draws.steps_per_epoch
+        return restart if step >= restart else 0
+
+    def classifier_batch(self, step: int) -> Sample:
+        """The real samples of the classifier update, chosen and composed as the method says."""
+        if self.sampling is None:
+            indices = self.draws.classifier_indices(step)
+        else:
+            indices = self.draws.weighted_indices(step, self.sampling)
+        return self.method.batch(step, indices, self.draws.positions)
+
+    def weigh_samples(self) -> None:
+        """Draw from now on as often as the method says."""
+        weights = self.method.sampling_weights()
+        self.sampling = None if weights is None else running_sum(weights)
+
+    def restart_classifier(self) -> None:
+        """The classifier's initial weights, an optimiser and a loss scaler that know nothing; by every process."""
+        trained, scaler = self.trained["classifier"], self.precision.scaler()
+        network = _network("classifier", self.config, self.train, self.device)
+        optimizer = {**trained.optimizer_state(), "state": {}}
+        trained.load(network.state_dict(), optimizer, None if scaler is None else scaler.state_dict())
+
     def modules(self) -> dict[str, nn.Module]:
         """The networks that a run trains, by name."""
         modules = {name: trained.module for name, trained in self.trained.items()}
@@ -155,6 +188,8 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
     torch.set_num_threads(config.train.threads)  # Accelerate sets its own where there are several processes
     compute_in_float32()
     _refuse_unequal_passes(config, backend, processes)
+    if config.data.is_text:
+        require_captum()  # now and not at the final evaluation
     train = open_split(config, "train", device)
     for split in split_names(config.data).every:
         if not len(open_split(config, split, device)):
@@ -162,6 +197,11 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
                 f"the split {split} is empty: data.train_limit, data.test_limit, data.val_fraction and "
                 f"data.balanced_val_size leave too few images of each class"
             )
+    if config.train.second_opinion:
+        require_second_opinion()
+    if config.train.generator and config.train.generator_metrics:
+        Fidelity.configured(config, device)  # what it lacks is said now and not at the end
+    method = build_method(config, train, processes)
     positions = _positions(config, processes, device)
     modules = _networks(config, train, device)
     if processes.count > 1:
@@ -169,7 +209,7 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
     _synchronise_batch_norm(modules["classifier"], config, processes, device)
     generation = _generation(config, train, modules["generator"]) if config.train.generator else None
     replica = copy.deepcopy(modules["classifier"]) if backend in SHARDED else None
-    return Experiment(
+    experiment = Experiment(
         config=config,
         backend=backend,
         processes=processes,
@@ -179,8 +219,11 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
         precision=precision,
         trained=prepare(backend, modules, config, precision, processes.count),
         generation=generation,
+        method=method,
         replica=cast("FusionClassifier | None", replica),
     )
+    experiment.weigh_samples()
+    return experiment
 
 
 def _refuse_unequal_passes(config: Config, backend: str, processes: Processes) -> None:
@@ -194,17 +237,20 @@ def _refuse_unequal_passes(config: Config, backend: str, processes: Processes) -
 
 
 def _networks(config: Config, data: Any, device: torch.device) -> dict[str, nn.Module]:
-    """The networks to train, each initialised from its own seed: changing one leaves the others alone."""
-    make: dict[str, Callable[[], nn.Module]] = {}
-    if config.train.generator:
-        make["generator"] = lambda: Generator(config.model.gan, data.num_classes, config.data.image_size)
-        make["critic"] = lambda: Critic(config.model.gan, data.num_classes, config.data.image_size)
-    make["classifier"] = lambda: FusionClassifier(config.model, data.num_classes, data.vocab_size)
-    networks = {}
-    for name, network in make.items():
-        torch.manual_seed(derive_seed(config.seed, "init", name))
-        networks[name] = network().to(device)
-    return networks
+    names = ("generator", "critic", "classifier") if config.train.generator else ("classifier",)
+    return {name: _network(name, config, data, device) for name in names}
+
+
+def _network(name: str, config: Config, data: Any, device: torch.device) -> nn.Module:
+    """A network at its start, initialised from its own seed: changing one leaves the others alone."""
+    model, side = config.model, config.data.image_size
+    make: dict[str, Callable[[], nn.Module]] = {
+        "generator": lambda: Generator(model.gan, data.num_classes, side),
+        "critic": lambda: Critic(model.gan, data.num_classes, side),
+        "classifier": lambda: FusionClassifier(model, data.num_classes, data.vocab_size),
+    }
+    torch.manual_seed(derive_seed(config.seed, "init", name))
+    return make[name]().to(device)
 
 
 def _generation(config: Config, train: TexMM, generator: nn.Module) -> Generation:

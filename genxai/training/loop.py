@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch import Tensor
 from genxai.data import split_names
 from genxai.errors import NonFiniteError
 from genxai.fairness import Ledger, in_order
+from genxai.fairness.methods import Measure
 from genxai.files import append_jsonl
 from genxai.models import FusionClassifier
 from genxai.runs import Run
 from genxai.training import resume
+from genxai.training.batches import over_split
 from genxai.training.evaluation import evaluate_split
 from genxai.training.experiment import Experiment
 from genxai.training.generation import evaluate_generator
@@ -57,7 +60,7 @@ class Loop:
 
     def _fit(self) -> bool:
         state, train = self.state, self.experiment.config.train
-        while state.step < self.experiment.steps and not state.stopped_early:
+        while not self._ended:
             terms = joint_step(self.experiment, state.step, self.ledger)
             self.meter.update(state.step, terms)
             state.step += 1
@@ -68,13 +71,21 @@ class Loop:
             epoch, within = divmod(state.step, self.experiment.draws.steps_per_epoch)
             if within == 0 and (epoch % train.eval_every == 0 or state.step == self.experiment.steps):
                 self._evaluate(epoch)
+            if within == 0 and epoch == self.experiment.method.restart_epoch:
+                self._restart_classifier()
+            if self._ended:
+                self._finish_classifier()
             stop, due = self.processes.any(self.stop.requested, self.processes.first and self._save_is_due())
             if stop or due:
                 self._save()
             if stop:
-                return state.step >= self.experiment.steps or state.stopped_early
+                return self._ended
         self._save()
         return True
+
+    @property
+    def _ended(self) -> bool:
+        return self.state.step >= self.experiment.steps or self.state.stopped_early
 
     def tick(self) -> None:
         """Add the time since the last call to the seconds of training."""
@@ -116,10 +127,30 @@ class Loop:
             state.best = {name: value.clone() for name, value in states["classifier"].items()}
         else:
             state.stale += 1
-            state.stopped_early = state.stale >= train.patience
+            # a classifier that is yet to start again cannot be the last one
+            state.stopped_early = state.stale >= train.patience and epoch > experiment.method.restart_epoch
         if self.processes.first and experiment.config.run.pictures:
             write_pictures(experiment, classifier, self.run.pictures, state.step)
         self.reporter.say(f"epoch {epoch}: " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
+
+    def _restart_classifier(self) -> None:
+        """Let the method look at the classifier, which then starts again; what was kept of it is forgotten."""
+        experiment, state = self.experiment, self.state
+        self._finite_states()
+        experiment.method.before_restart(experiment.whole_classifier(), self._over_split)
+        experiment.restart_classifier()
+        experiment.weigh_samples()
+        state.best, state.best_accuracy, state.best_epoch, state.stale = None, None, 0, 0
+
+    def _finish_classifier(self) -> None:
+        """Let the method change the classifier that is kept, before any checkpoint of the last step."""
+        classifier = self.kept_classifier()
+        self.experiment.method.finish(classifier, self._over_split)
+        self.state.best = {name: value.detach() for name, value in classifier.state_dict().items()}
+
+    @property
+    def _over_split(self) -> Measure:
+        return functools.partial(over_split, processes=self.processes)
 
     def _record(self, epoch: int, split: str, values: dict[str, float]) -> dict[str, Any]:
         plain = {name.partition("/")[2]: value for name, value in values.items()}
@@ -184,9 +215,9 @@ def joint_step(experiment: Experiment, step: int, ledger: Ledger) -> Terms:
     train = experiment.config.train
     experiment.draws.seed_everything(step)
     for name, trained in experiment.trained.items():
-        base = train.lr if name == "classifier" else train.gan_lr
+        base, began = (train.lr, experiment.classifier_began(step)) if name == "classifier" else (train.gan_lr, 0)
         for group in trained.parameter_groups:
-            group["lr"] = learning_rate(train.scheduler, base, step, experiment.steps)
+            group["lr"] = learning_rate(train.scheduler, base, step - began, experiment.steps - began)
     if experiment.generation is None:
         return classifier_step(experiment, step, None, ledger)[0]
     terms: Terms = {}

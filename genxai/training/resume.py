@@ -59,6 +59,7 @@ def save(
             "optimizers": optimizers,
             "scalers": {name: trained.scaler_state() for name, trained in experiment.trained.items()},
             "loop": {field.name: getattr(state, field.name) for field in fields(state)},
+            "method": experiment.method.state_dict(),
             "random": random_state(),
             "lengths": {path.name: _length(path) for path in _appended(run)},
         },
@@ -94,6 +95,8 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
         trained.load(saved["modules"][name], saved["optimizers"][name], saved["scalers"][name])
     if experiment.generation is not None:
         experiment.average.load_state_dict(saved["modules"]["average"])
+    experiment.method.load_state_dict(saved["method"])
+    experiment.weigh_samples()
     restore_random_state(saved["random"])
     _truncate(run, experiment, saved["lengths"])
     state = LoopState(**saved["loop"])

@@ -14,15 +14,16 @@ import torch
 
 from genxai.config import Config
 from genxai.configfile import dotted_keys, get_dotted, shortened
-from genxai.data import fingerprint, split_names
+from genxai.data import fingerprint, open_split, split_names
 from genxai.errors import DISK_ERRORS, GenxaiError, NonFiniteError
 from genxai.files import append_jsonl, read_json, read_jsonl, write_json
+from genxai.metrics.intervals import Interval
 from genxai.runs import PATIENCE, Run, State, run_signature
 from genxai.training import checkpoints, resume
 from genxai.training.backends.choose import choose_backend
-from genxai.training.evaluation import evaluate_split
 from genxai.training.experiment import Experiment, build, make_accelerator
-from genxai.training.generation import evaluate_generator
+from genxai.training.final_evaluation import mean_mask, report_split
+from genxai.training.generation import GeneratorReport, evaluate_generator_fully
 from genxai.training.loop import Loop
 from genxai.training.parallel import Processes, is_lost_peer, world_size
 from genxai.training.progress import Reporter, logging_to
@@ -169,13 +170,22 @@ def _finish(run: Run, loop: Loop) -> bool:
     """
     experiment, state, processes = loop.experiment, loop.state, loop.processes
     classifier = loop.kept_classifier()
+    config, device = experiment.config, experiment.device
     metrics: dict[str, float] = {}
-    for split in split_names(experiment.config.data).evaluated:
+    intervals: dict[str, Interval] = {}
+    training_mask = mean_mask(config, device)
+    for split in split_names(config.data).evaluated:
         if any(processes.any(loop.stop.requested)):
             return False
-        metrics |= evaluate_split(classifier, experiment, split)
+        report = report_split(classifier, config, split, device, processes, training_mask)
+        metrics |= report.metrics
+        intervals |= report.intervals
+    generator: GeneratorReport | None = None
     if experiment.generation is not None:
-        metrics |= evaluate_generator(experiment)
+        if any(processes.any(loop.stop.requested)):
+            return False
+        generator = evaluate_generator_fully(experiment)
+        metrics |= generator.metrics
     loop.tick()
     states = experiment.network_states()
     if not processes.first:
@@ -184,6 +194,7 @@ def _finish(run: Run, loop: Loop) -> bool:
         "signature": run.signature,
         "seed": experiment.config.seed,
         "metrics": metrics,
+        "intervals": intervals,
         "parameters_sha256": checkpoints.digest({**states, "best": classifier.state_dict()}),
         "steps": state.step,
         "best_epoch": state.best_epoch,
@@ -194,14 +205,24 @@ def _finish(run: Run, loop: Loop) -> bool:
         "device": str(experiment.device),
         "processes": processes.count,
         "selected_on": f"{experiment.config.train.select_on}/accuracy",
+        "class_counts": _class_counts(experiment),
+        "method": experiment.method.record(),
     }
-    if experiment.generation is not None:
+    if generator is not None:
         result["reference_groups_missing"] = experiment.reference.missing_groups
+        result["generator"] = generator.record
     run.require()
     write_json(run.result_file, result)
     loop.reporter.say("done: " + " ".join(f"{name} {metrics[name]:.3f}" for name in ("val/accuracy", "test/accuracy")))
 
     return True
+
+
+def _class_counts(experiment: Experiment) -> dict[str, list[int]]:
+    """Samples per class of every evaluated split: the size and the prior that closed forms and intervals need."""
+    config, device = experiment.config, experiment.device
+    splits = ((name, open_split(config, name, device)) for name in split_names(config.data).evaluated)
+    return {name: torch.bincount(split.labels, minlength=split.num_classes).tolist() for name, split in splits}
 
 
 def _record_failure(run: Run, error: Exception, step: int, device: str | None) -> Outcome:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from genxai.data import Sample
 from genxai.data.counter_rng import integers
@@ -23,6 +22,7 @@ from genxai.fairness.revise import SampleOrigin
 from genxai.models import evaluating, frozen, update_ema
 from genxai.training.experiment import Experiment
 from genxai.training.objectives import attribution_map, gradient_penalty
+from genxai.training.text_steps import identity_share
 
 Terms = dict[str, Tensor]
 
@@ -134,16 +134,19 @@ def classifier_step(
 
     R(M) is the share of map mass outside the mask, over the monitored real samples; the correction is the score of
     the monitored real and generated samples above tau. Every so often they are explained once more after the update.
+    The configured method chooses the batch, weighs the samples in CE and may add a penalty (`fairness.methods`).
     Also returns what the flagged generated samples ask of the generator: the same maps serve both. generated: None
     where there is no generator, and so no revision.
     """
     config, classifier = experiment.config, experiment.trained["classifier"]
-    sample = experiment.train.batch(experiment.draws.classifier_indices(step))
+    method, sample = experiment.method, experiment.classifier_batch(step)
     logits = classifier(sample.images, sample.tokens, sample.token_mask).logits
-    cross_entropy = F.cross_entropy(logits.float(), sample.labels)
+    cross_entropy = method.loss(logits.float(), sample)
+    penalty = method.penalty(experiment.classifier, sample)
+    loss = cross_entropy if penalty is None else cross_entropy + penalty
     if not experiment.explains(step):
-        classifier.update(cross_entropy, config.train.clip_norm)
-        return _classifier_terms(cross_entropy), None
+        classifier.update(loss, config.train.clip_norm)
+        return _classifier_terms(cross_entropy, penalty), None
     processes = experiment.processes
     monitored = Monitored.first(sample, experiment.monitored)
     revised = generated if config.revise.enabled else None
@@ -153,10 +156,10 @@ def classifier_step(
     found = _explained(experiment, monitored, create_graph=True)
     real = slice(None, experiment.monitored)
     attribution = found.outside[real].sum() * (processes.count / experiment.all_monitored)
-    loss = cross_entropy + config.objective.lambda_attribution * attribution
+    loss = loss + config.objective.lambda_attribution * attribution
     if revised is None:
         classifier.update(loss, config.train.clip_norm)
-        return _classifier_terms(cross_entropy, attribution), None
+        return _classifier_terms(cross_entropy, penalty, attribution), None
     made = slice(experiment.monitored, None)
     flagged = torch.stack([found.flagged.sum(), found.flagged[made].sum()])
     # a mean over the whole batch, of which this process has a share and the gradients are averaged
@@ -165,20 +168,24 @@ def classifier_step(
     loss = loss + config.revise.weight * revise
     gradient = _update_and_image_gradient(experiment, images, found, counts, loss)
     _enter(ledger, step, experiment, monitored, found, _scores_after(experiment, step, monitored))
-    terms = _classifier_terms(cross_entropy, attribution, revise)
+    terms = _classifier_terms(cross_entropy, penalty, attribution, revise)
     if gradient is None:
         return terms, None
     value = correction(found.scores[made].detach(), found.flagged[made], counts[1])
     return terms, Revision(gradient, found.flagged[made], counts[1], value)
 
 
-def _classifier_terms(cross_entropy: Tensor, attribution: Tensor | None = None, revise: Tensor | None = None) -> Terms:
+def _classifier_terms(
+    cross_entropy: Tensor, penalty: Tensor | None, attribution: Tensor | None = None, revise: Tensor | None = None
+) -> Terms:
     zero = torch.zeros_like(cross_entropy)
     terms = {
         "classifier/cross_entropy": cross_entropy,
         "classifier/attribution": zero if attribution is None else attribution,
         "classifier/revise": zero if revise is None else revise,
     }
+    if penalty is not None:
+        terms["classifier/penalty"] = penalty
     return {name: term.detach() for name, term in terms.items()}
 
 
@@ -288,6 +295,9 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
     create_graph both are differentiable in the classifier's parameters and in the images.
     """
     config = experiment.config
+    if config.data.is_text:
+        share = identity_share(experiment.classifier, config, monitored, create_graph=create_graph)
+        return share, share
     if config.explain.masks == "random":
         monitored = monitored._replace(masks=elsewhere(monitored.masks, config.seed, monitored.ids))
     with evaluating(experiment.classifier), experiment.precision.autocast():

@@ -18,6 +18,18 @@ CROSS_PLAIN = {"model.fusion": "cross", "objective.lambda_attribution": 0.0, "re
 BASELINE = {"objective.lambda_attribution": 0.0, "revise.enabled": False}
 
 
+#: a line of provenance with what only one machine has
+START = {
+    "time": "2026-01-01T00:00:00+00:00",
+    "restart": 0,
+    "command": ["train.py", "/home/somebody/runs"],
+    "host": "node17",
+    "device": "a processor",
+    "threads": 1,
+    "data": {"fingerprint": "f00d", "origin": "/home/somebody/data"},
+}
+
+
 class RunsFolder:
     """Writes runs; `add` returns the run, so that a test can point at it."""
 
@@ -34,6 +46,7 @@ class RunsFolder:
         state: str = "done",
         origin: Mapping[str, Any] | None = None,
         data: str = "data",
+        result: Mapping[str, Any] | None = None,
     ) -> Run:
         """One run directory in the given state; only a done one has a result."""
         tree: dict[str, Any] = {"name": folder, "seed": seed, "origin": dict(origin) if origin else None}
@@ -43,14 +56,14 @@ class RunsFolder:
         run = Run(self.path / folder / run_signature(config, data))
         run.plan(config)
         if state != "pending":
-            append_jsonl(run.provenance_file, {"command": "test"})
+            append_jsonl(run.provenance_file, START)
         if state == "started":  # a running one has metrics of its own, which no table may use
             append_jsonl(run.metrics_file, {"step": 1, "split": "test", **dict(metrics or {})})
         if state == "failed":
             write_json(run.failed_file, {"exception": "NonFiniteError: loss_critic", "step": 3})
         if state == "done":
-            result = {"signature": run.signature, "seed": seed, "metrics": dict(metrics or {}), "seconds": 1.0}
-            write_json(run.result_file, result)
+            content = {"signature": run.signature, "seed": seed, "metrics": dict(metrics or {}), "seconds": 1.0}
+            write_json(run.result_file, content | dict(result or {}))
         return run
 
     def seeds(
@@ -62,6 +75,37 @@ class RunsFolder:
             self.add(options, {name: series[seed] for name, series in values.items()}, seed=seed, **keywords)
             for seed in range(count)
         ]
+
+    def row(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        values: Mapping[str, Sequence[float | None]],
+        *,
+        folder: str = "table2",
+        first_seed: int = 0,
+        stage: str = "row",
+        **keywords: Any,
+    ) -> list[str]:
+        """Signatures of the done runs of a row of a sweep, one per position of the metric lists."""
+        origin = {"sweep": folder, "trial": 0, "stage": stage, "point": {}, "row": name}
+        return [
+            self.add(
+                options,
+                {metric: series[place] for metric, series in values.items()},
+                seed=first_seed + place,
+                folder=folder,
+                origin=origin,
+                **keywords,
+            ).signature
+            for place in range(len(next(iter(values.values()))))
+        ]
+
+    def select(self, folder: str, rows: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any]] = ()) -> None:
+        """The selected.yaml of a sweep with rows."""
+        content = {"sweep": folder, "rule": "words", "choices": list(choices), "rows": list(rows)}
+        (self.path / folder).mkdir(parents=True, exist_ok=True)
+        (self.path / folder / "selected.yaml").write_text(yaml.safe_dump(content))
 
     def sweep_files(self, folder: str, definition: Mapping[str, Any], selected: Mapping[str, Any] | None) -> None:
         """sweep.yaml and selected.yaml as launch/sweep.py leaves them."""

@@ -123,3 +123,14 @@ def test_a_pipe_gets_markdown(document: Document) -> None:
     file = io.StringIO()
     show(document, Console(file=file, force_terminal=False))
     assert file.getvalue() == markdown(document) + "\n"
+
+
+def test_every_character_of_the_shipped_tables_has_a_latex_equivalent() -> None:
+    from analysis.specs import load_tables
+
+    for spec in load_tables():
+        words = [spec.caption, *spec.remarks, *(group.caption for group in spec.groups)]
+        for part in (*spec.columns, *spec.rows):
+            words += [getattr(part, "title", ""), getattr(part, "label", ""), *part.notes]
+        text = " ".join(words)
+        assert escape(text).count("?") == text.count("?"), spec.id

@@ -19,11 +19,11 @@ COMMAND = [sys.executable, str(REPOSITORY / "analysis" / "make_tables.py")]
 def test_every_table_is_written_three_ways_and_printed(sweep: Any, tables: Any, tmp_path: Path) -> None:
     code, out, err = tables()
     assert code == 0
-    names = {"table1", "table2", "table7", "sweep_lambda"}
+    names = {"cost", "rho", "table1", "table2", "table3", "table7", "table9", "sweep_lambda"}
     files = {file.name for file in (tmp_path / "tables").iterdir()}
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")}
     assert (tmp_path / "tables" / "table2.md").read_text() in out
-    assert "wrote 12 files" in err
+    assert "wrote 24 files" in err
 
 
 def test_tables_can_be_chosen_by_number_or_name(sweep: Any, tables: Any, tmp_path: Path) -> None:
@@ -51,7 +51,15 @@ def test_a_missing_runs_folder_still_gives_tables(tables: Any, tmp_path: Path) -
     code, out, err = tables()
     assert code == 0
     assert "no runs in" in err and "| Visual-only | — [" in out
-    assert {file.stem for file in (tmp_path / "tables").iterdir()} == {"table1", "table2", "table7"}
+    assert {file.stem for file in (tmp_path / "tables").iterdir()} == {"table1", "table2", "table3", "table7", "table9"}
+
+
+def test_tables_beyond_the_papers_are_made_where_there_are_runs_or_they_are_asked_for(
+    tables: Any, tmp_path: Path
+) -> None:
+    code, _, _ = tables("--tables", "generator,toxicity,text,rho,cost")
+    assert code == 0
+    assert {file.stem for file in (tmp_path / "tables").iterdir()} == {"generator", "toxicity", "text", "rho", "cost"}
 
 
 def test_an_unreadable_runs_folder_is_one_plain_message(tables: Any, tmp_path: Path) -> None:
@@ -102,8 +110,9 @@ def test_json_is_one_object_with_every_number(sweep: Any, tables: Any) -> None:
     code, out, _ = tables("--json")
     content = json.loads(out)
     assert code == 0
-    assert [document["name"] for document in content["documents"]] == ["sweep_lambda", "table1", "table2", "table7"]
-    rows = {row["id"]: row for row in content["documents"][2]["tables"][0]["rows"]}
+    documents = {document["name"]: document for document in content["documents"]}
+    assert list(documents) == ["cost", "rho", "sweep_lambda", "table1", "table2", "table3", "table9", "table7"]
+    rows = {row["id"]: row for row in documents["table2"]["tables"][0]["rows"]}
     assert rows["full"]["cells"]["accuracy"]["mean"] == pytest.approx(90.0)
     assert content["selected"]["lambda"]["selected"]["trial"] == 1
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from analysis.results import in_words, load_runs, matches
+from analysis.conditions import in_words, matches
+from analysis.results import load_runs
 from analysis.sweeps import pareto_front
 from genxai.errors import GenxaiError
 from genxai.files import write_json

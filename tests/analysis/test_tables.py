@@ -29,7 +29,9 @@ def spec(name: str) -> TableSpec:
 
 
 def table2(results: Results) -> Table:
-    (table,) = comparison(spec("table2"), results).tables
+    """The table of the paper's columns, of the one setting there is."""
+    table, *others = comparison(spec("table2"), results).tables
+    assert [other.id.rpartition("-")[2] for other in others] == ["b", "c"]
     return table
 
 
@@ -171,7 +173,7 @@ def test_a_selection_made_on_test_data_is_called_out(sweep: Any) -> None:
 def test_every_data_set_and_budget_has_its_own_table(runs: Any) -> None:
     for options in ({}, {"data.dataset": "fashion-mnist"}, {"data.rho": 0.9}, {"train.epochs": 2}, {"train.lr": 0.5}):
         runs.add(options, {"test/accuracy": 0.5})
-    tables = comparison(spec("table2"), load_runs(runs.path)).tables
+    tables = comparison(spec("table2"), load_runs(runs.path)).tables[::3]
     assert len(tables) == 4  # the learning rate is no setting
     assert len({table.id for table in tables}) == 4
     assert sum("Fashion-MNIST" in table.caption for table in tables) == 1
@@ -195,6 +197,7 @@ def test_runs_at_the_papers_scale_carry_no_warning(runs: Any) -> None:
 def test_no_runs_give_a_table_of_em_dashes(tmp_path: Path) -> None:
     table = table2(load_runs(tmp_path))
     assert [each.id for each in table.rows] == list(paper_rows("table2_comparison.csv"))
+    assert "Not run in this setting: Group resampling; GroupDRO; JTT" in " ".join(table.remarks)
     assert {cell.lines[0] for each in table.rows for cell in each.cells[1:]} == {"—"}
     assert all(cell.notes for each in table.rows for cell in each.cells[1:])
 
@@ -358,3 +361,11 @@ def test_the_csv_has_every_number_unrounded_in_its_own_column(sweep: Any) -> Non
     missing = next(line for line in rows if line["row"] == "visual_only" and line["column"] == "accuracy")
     assert (missing["mean"], missing["n"], missing["verdict"]) == ("", "0", "")
     assert missing["notes"]
+
+
+def test_comments_are_not_measured_by_what_images_are(runs: Any) -> None:
+    options = {"data.dataset": "toxicity-surge", "data.source": "embedded", "model.fusion": "text"}
+    runs.add({**options, "train.generator": False, "revise.enabled": False}, {"test/accuracy": 0.5})
+    (table,) = comparison(spec("toxicity"), load_runs(runs.path)).tables
+    assert "text encoder small instead of BERT-base" in table.caption and "image" not in table.caption
+    assert text(table, "by_lambda-1", "accuracy") == "50.0 (1/3)"

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from genxai.explain import grad_cam_plus_plus, iou_xai, out_of_mask, pointing_game, resize_map
+from genxai.explain import (
+    at_half_max,
+    grad_cam_plus_plus,
+    iou_xai,
+    out_of_mask,
+    pointing_game,
+    relevance_mass,
+    resize_map,
+)
 
 
 def square(*rows: str) -> Tensor:
@@ -84,6 +92,19 @@ def test_scores_do_not_depend_on_the_scale_of_the_map() -> None:
 def test_out_of_mask_is_the_share_of_mass_outside() -> None:
     inside = 16 + 15 + 12 + 11
     assert out_of_mask(RAMP, MASK).item() == pytest.approx(1 - inside / 136)
+
+
+def test_relevance_mass_is_the_rest_and_nothing_for_an_empty_map() -> None:
+    maps, masks = torch.cat([RAMP, torch.zeros(1, 4, 4)]), MASK.repeat(2, 1, 1)
+    assert relevance_mass(maps, masks).tolist() == pytest.approx([54 / 136, 0])
+    assert out_of_mask(maps, masks).tolist() == pytest.approx([82 / 136, 0])
+
+
+def test_at_half_the_maximum_is_included_and_an_empty_map_has_nothing() -> None:
+    assert at_half_max(torch.tensor([[[4.0, 2.0, 1.9]], [[0.0, 0.0, 0.0]]])).tolist() == [
+        [[True, True, False]],
+        [[False, False, False]],
+    ]
 
 
 def test_out_of_mask_is_differentiable() -> None:

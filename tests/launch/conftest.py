@@ -30,6 +30,43 @@ seeds: [0, 1]
 """
 
 
+ROWS = """
+name: r
+base: tiny
+space:
+  data.rho: {grid: [0.5, 0.9]}
+seeds: [0, 1]
+selection_seeds: [100]
+rows:
+  plain: {set: {objective.lambda_bias: 0}}
+  full:
+    seeds: [0, 1, 2]
+    choose: {space: {objective.lambda_gp: [1, 10, 50]}, by: val/accuracy, at: {data.rho: 0.9}}
+  full_balanced:
+    choose: {space: {objective.lambda_gp: [1, 10, 50]}, by: val_balanced/accuracy}
+    only: {data.rho: [0.9]}
+  placebo: {set: {explain.masks: random}, only: {data.rho: [0.9]}, like: full}
+"""
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text(ROWS)
+    return file
+
+
+@pytest.fixture
+def rows_planner(rows_file, tmp_path):
+    """A planner of the test table with overrides."""
+
+    def make(*overrides: str) -> Planner:
+        sweep = load_sweep(rows_file, overrides)
+        return Planner(sweep, SweepDir(tmp_path / "runs" / sweep.name), lambda data: "data")
+
+    return make
+
+
 @pytest.fixture
 def sweep_file(tmp_path):
     file = tmp_path / "s.yaml"
@@ -119,6 +156,11 @@ class FakeSweep:
 @pytest.fixture
 def fake_sweep(tmp_path, sweep_file):
     return FakeSweep(tmp_path / "runs", sweep_file)
+
+
+@pytest.fixture
+def fake_table(tmp_path, rows_file):
+    return FakeSweep(tmp_path / "runs", rows_file)
 
 
 #: an sbatch that accepts as many jobs as the file `room` says

@@ -19,6 +19,8 @@ def metrics(config) -> dict[str, float]:
     gp, bias = config.objective.lambda_gp, config.objective.lambda_bias
     return {
         "val/accuracy": 1 / (1 + abs(math.log10(gp / 10))) + 0.01 * config.seed,
+        "val_balanced/accuracy": 1 / (1 + gp),
+        "test/accuracy": 1 / (1 + abs(math.log10(gp / 50))),
         "val/ssim_align": 1 / (1 + abs(math.log10(max(bias, 1e-3) / 0.1))) - 0.01 * config.seed,
     }
 

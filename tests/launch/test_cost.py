@@ -125,11 +125,24 @@ def test_a_run_is_its_steps_and_its_evaluations(tiny_cost, card):
     assert once.basis == "assumed"
 
 
+def test_a_classifier_that_is_trained_alone_costs_its_own_passes_and_nothing_of_the_gan(tiny_cost):
+    from analysis.costs.step import measure_step
+
+    alone = measure_step(load_config("tiny", ["train.generator=false", "revise.enabled=false"]), memory=False)
+    components = {part.component for part in alone.parts}
+    assert components == {"image_encoder", "text_encoder", "fusion", "head", "explanation"}
+    assert alone.flops("head") == tiny_cost.flops("head") and set(alone.updated) == {"classifier"}
+    assert 0 < alone.update_flops < tiny_cost.update_flops and 0 < alone.resident_bytes < tiny_cost.resident_bytes
+
+
 def test_only_options_that_cost_something_tell_runs_apart():
     base = load_config("tiny")
     for same in ("seed=3", "objective.lambda_gp=3.0", "data.rho=0.5", "train.lr=0.5", "model.dropout=0.1", "name=x"):
         assert run_key(load_config("tiny", [same])) == run_key(base), same
-    for other in ("objective.lambda_gp=0.0", "explain.fraction=0.5", "model.dim=64", "train.batch_size=16"):
+    alone = load_config("tiny", ["revise.enabled=false", "train.generator=false"])
+    assert step_key(alone) != step_key(load_config("tiny", ["revise.enabled=false"]))
+    different = ("objective.lambda_gp=0.0", "explain.fraction=0.5", "model.dim=64", "train.batch_size=16")
+    for other in (*different, "method.name=rrr"):
         assert step_key(load_config("tiny", [other])) != step_key(base), other
     more = load_config("tiny", ["train.epochs=4"])
     assert step_key(more) == step_key(base) and run_key(more) != run_key(base)

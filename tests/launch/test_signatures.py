@@ -8,9 +8,10 @@ from genxai.config import Config
 from genxai.configfile import load_config, set_dotted, validate
 from genxai.runs import canonical_json, run_signature
 from launch.plan import Planner
+from launch.points import config_at
 from launch.signatures import Signatures
 from launch.sweepdir import SweepDir
-from launch.sweepfile import config_at, load_sweep
+from launch.sweepfile import load_sweep
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 
@@ -31,7 +32,9 @@ def test_every_run_of_every_shipped_sweep_has_the_signature_of_its_configuration
     axes = sweep.definition.space
     between = {key: axis.grid[0] if axis.low is None else (axis.low + axis.high) / 2 for key, axis in axes.items()}
     trials = planner.grid()
-    if not any(trial.point == between for trial in trials):
+    if sweep.rows is not None:
+        trials = [*planner.selection(), *planner.cases((case, case.options[-1]) for case in sweep.rows.cases)]
+    elif not any(trial.point == between for trial in trials):
         trials.append(planner.trial(900, "bayes", between))
     for trial in trials:
         assert [p.signature for p in trial.runs] == [define(p.config) for p in trial.runs]
@@ -41,7 +44,8 @@ def test_every_run_of_every_shipped_sweep_has_the_signature_of_its_configuration
             for key, value in trial.point.items():
                 set_dotted(tree, key, value)
             assert planned.config == validate(Config, tree, "test")
-    assert len({p.signature for trial in trials for p in trial.runs}) == len(trials) * len(sweep.definition.seeds)
+    distinct = {p.signature for trial in trials for p in trial.runs}
+    assert len(distinct) == sum(len(trial.runs) for trial in trials)
 
 
 def test_one_round_of_signatures_tells_apart_what_the_definition_does():

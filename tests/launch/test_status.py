@@ -13,7 +13,7 @@ from genxai.files import append_jsonl, write_json
 from launch import sights, status
 from launch.attempts import Live, Report, Status, report
 from launch.display import as_json, failure_lines, hours, live_table, plan_lines, totals_line
-from launch.outcomes import write_selection
+from launch.outcomes import selection, write_selection
 from launch.sights import Watcher
 from launch.submissions import History, intend, submitted
 from launch.survey import Surveyor, affordable, time_left
@@ -295,7 +295,7 @@ def test_a_failed_run_is_shown_with_its_reason_and_the_end_of_its_log(planner, s
     fail(bad)
     bad.run.log_file.write_text("first\nlast words\n")
     found = survey()
-    write_selection(planner.folder, planner.sweep, list(found.outcomes.values()))
+    write_selection(planner.folder, selection(planner.sweep, list(found.outcomes.values())))
     sweep, _ = told()
     assert (sweep["total"], sweep["counts"]["done"], sweep["counts"]["failed"], sweep["counts"]["missing"]) == (
         8, 2, 1, 5,
@@ -314,7 +314,7 @@ def test_a_failed_run_is_shown_with_its_reason_and_the_end_of_its_log(planner, s
     finish(runs[3])
     os.utime(runs[3].run.result_file, (2e9, 2e9))
     assert "1 runs have ended since" in shown(200)
-    assert failure_lines(survey())[-3:] == ["  | first", "  | last words", f"  log: {bad.run.log_file}"]
+    assert failure_lines(planner.sweep, survey())[-3:] == ["  | first", "  | last words", f"  log: {bad.run.log_file}"]
 
 
 def test_a_run_that_never_began_is_shown_with_the_end_of_its_jobs_stderr(planner, survey, runs, told):

@@ -3,7 +3,7 @@
 import os
 
 from launch import status
-from launch.outcomes import write_selection
+from launch.outcomes import selection, write_selection
 from launch.submissions import intend
 from launch.survey import Surveyor
 from launch.sweepdir import SweepDir
@@ -37,7 +37,7 @@ def test_pictures_are_those_of_the_selected_points_first_seed_else_of_the_latest
 
     assert told() == line(trials[1].runs[1].run)
     survey = Surveyor(planner).look({t.number: t for t in trials}, {}, ())
-    write_selection(planner.folder, planner.sweep, list(survey.outcomes.values()))
+    write_selection(planner.folder, selection(planner.sweep, list(survey.outcomes.values())))
     assert told() == line(trials[0].runs[0].run)
 
 

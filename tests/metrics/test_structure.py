@@ -1,4 +1,4 @@
-"""Map metrics against a float64 loop, scikit-learn and hand-computed cases."""
+"""Map metrics against a float64 loop, torchmetrics, scikit-learn and hand-computed cases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from genxai.explain import iou_xai, out_of_mask, pointing_game, resize_map
 from genxai.metrics import METRICS, localisation_metrics, mask_nmi, metric, ssim
@@ -50,6 +51,17 @@ def test_ssim_is_the_published_formula_with_a_window_for_the_size(size: int, sid
     assert ssim(x.float(), y.float()).tolist() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [28, 70])
+def test_ssim_is_that_of_torchmetrics_with_its_window_of_eleven(size: int) -> None:
+    x = pictures(3, size)
+    y = (0.6 * x + 0.4 * pictures(3, size, 5)).clamp(0, 1)
+    _, theirs = structural_similarity_index_measure(
+        x[:, None], y[:, None], data_range=1.0, reduction="none", return_full_image=True
+    )
+    inside = theirs[:, 0, 5:-5, 5:-5]  # they reflect images at their edges and average over those places too
+    torch.testing.assert_close(ssim(x, y, side=11), inside.mean((1, 2)), rtol=1e-6, atol=1e-8)
+
+
 def test_ssim_of_a_picture_with_itself_is_one_and_with_its_negative_below_zero() -> None:
     x = (pictures(3, 28) > 0.5).double()
     torch.testing.assert_close(ssim(x, x), torch.ones(3, dtype=torch.float64))
@@ -77,10 +89,10 @@ def test_nmi_of_masks_is_that_of_scikit_learn() -> None:
 def test_localisation_metrics_are_means_over_samples() -> None:
     maps, truth = pictures(7, 5).float(), masks(7, 10)
     found = localisation_metrics(maps, truth)
-    assert list(found) == ["iou_half_max", "iou_area_matched", "out_of_mask", "pointing", "ssim_align", "nmi_align"]
+    assert list(found) == ["iou_half_max", "iou_area_matched", "relevance_mass", "pointing", "ssim_align", "nmi_align"]
     assert found["iou_half_max"] == pytest.approx(iou_xai(maps, truth).mean().item())
     assert found["iou_area_matched"] == pytest.approx(iou_xai(maps, truth, rule="area_matched").mean().item())
-    assert found["out_of_mask"] == pytest.approx(out_of_mask(maps, truth).mean().item())
+    assert found["relevance_mass"] == pytest.approx(1 - out_of_mask(maps, truth).mean().item())
     assert found["pointing"] == pytest.approx(pointing_game(maps, truth).mean().item())
     resized = resize_map(maps, 10)
     peaks = resized.amax((1, 2), keepdim=True)
@@ -97,10 +109,11 @@ def test_the_mask_as_its_own_map_is_perfect_and_an_empty_map_is_worth_nothing() 
     truth = masks(4, 28)
     perfect = localisation_metrics(truth[:, 0].float() * 7, truth)
     assert perfect == pytest.approx(
-        {"iou_half_max": 1, "iou_area_matched": 1, "out_of_mask": 0, "pointing": 1, "ssim_align": 1, "nmi_align": 1}
+        {"iou_half_max": 1, "iou_area_matched": 1, "relevance_mass": 1, "pointing": 1, "ssim_align": 1, "nmi_align": 1}
     )
     empty = localisation_metrics(torch.zeros(4, 14, 14), truth)
-    assert [empty[name] for name in ("iou_half_max", "iou_area_matched", "pointing", "nmi_align")] == [0, 0, 0, 0]
+    names = ("iou_half_max", "iou_area_matched", "relevance_mass", "pointing", "nmi_align")
+    assert [empty[name] for name in names] == [0] * 5
     assert empty["ssim_align"] < 0.1
 
 

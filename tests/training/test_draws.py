@@ -1,8 +1,10 @@
 """Batches and noise are pure functions of (seed, step): there is no loader position to restore."""
 
+import pytest
 import torch
 
-from genxai.training.draws import Draws
+from genxai.training import draws as draws_module
+from genxai.training.draws import Draws, running_sum
 
 
 def draws(seed: int = 0, positions: torch.Tensor | None = None) -> Draws:
@@ -77,3 +79,34 @@ def test_dropout_is_seeded_per_step():
     assert torch.equal(one, torch.rand(3))
     d.seed_everything(5)
     assert not torch.equal(one, torch.rand(3))
+
+
+def test_weighted_draws_come_as_often_as_their_weights_and_zero_never():
+    weights = torch.tensor([0.0, 1.0, 3.0, 0.0, 6.0, 0.0])
+    d = Draws(0, 6, 50_000, torch.arange(50_000))
+    counts = torch.bincount(d.weighted_indices(0, running_sum(weights)), minlength=6).double()
+    assert not counts[weights == 0].any()
+    expected = 50_000 * weights / weights.sum()
+    kept = weights > 0
+    assert ((counts[kept] - expected[kept]) ** 2 / expected[kept]).sum() < 2 + 4 * 2
+
+
+def test_a_weighted_draw_is_a_function_of_step_and_position():
+    cumulative = running_sum(torch.rand(100, generator=torch.Generator().manual_seed(0)))
+    whole = draws().weighted_indices(3, cumulative)
+    assert torch.equal(whole[1::2], draws(positions=torch.arange(1, 32, 2)).weighted_indices(3, cumulative))
+    assert not torch.equal(whole, draws().weighted_indices(4, cumulative))
+    assert not torch.equal(whole, draws(seed=1).weighted_indices(3, cumulative))
+
+
+@pytest.mark.parametrize("total", [1.0, 1e-30, 3e7, 1.5, 1.9999999, 1.0000001])
+def test_a_share_next_to_one_draws_the_last_sample_that_has_a_weight(monkeypatch, total):
+    monkeypatch.setattr(draws_module, "hash_bits", lambda *_: torch.tensor([0, 2**63 - 1]))
+    drawn = draws().weighted_indices(0, running_sum(torch.tensor([0.0, total / 3, 2 * total / 3, 0.0])))
+    assert drawn.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ValueError, match="one of them positive"):
+        running_sum(torch.tensor(weights))

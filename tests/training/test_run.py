@@ -16,7 +16,7 @@ from genxai.files import append_jsonl, read_json, read_jsonl, write_json
 from genxai.runs import Run, State, run_signature
 from genxai.training import Outcome, train
 from genxai.training import resume as resume_module
-from genxai.training.evaluation import evaluate_checkpoint
+from genxai.training.final_evaluation import evaluate_checkpoint
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ def compute_in_float64() -> None:
     torch.Tensor.float = torch.Tensor.double
     batch, latents, epsilon = TexMM.batch, Draws.latents, Draws.epsilon
 
-    def batch_in_float64(self: TexMM, indices: torch.Tensor) -> Sample:
-        sample = batch(self, indices)
+    def batch_in_float64(self: TexMM, indices: torch.Tensor, **options: torch.Tensor) -> Sample:
+        sample = batch(self, indices, **options)
         return dataclasses.replace(sample, images=sample.images.double())
 
     TexMM.batch = batch_in_float64

@@ -1,0 +1,175 @@
+"""Command: finished runs in a compact form that a repository can keep and tables can be made from.
+
+Per sweep its definition, what it selected, and one line per run; no checkpoint, no host name, no path of a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genxai.errors import EXIT_OK, GenxaiError, UsageError
+from launch.cli import add_runs_option, make_parser, run_command, runs_folder
+
+if TYPE_CHECKING:
+    from genxai.runs import Run
+
+DESCRIPTION = """
+Write the finished runs of sweeps in a compact form: OUT/<sweep>/sweep.yaml, selected.yaml and runs.jsonl (one line per
+run: signature, configuration, result, evaluations, what it was made with). What was recorded before is replaced.
+
+A sweep that has not ended is refused unless --partial is given; what is missing is said either way.
+"""
+
+EXAMPLES = """
+  python analysis/record.py --out analysis/results                    every sweep under ./runs
+  python analysis/record.py --out analysis/results table2 table3      these two
+  python analysis/record.py --out analysis/results table2 --partial   what there is of one that has not ended
+  python analysis/make_tables.py --runs analysis/results              tables from them, on any machine
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 recorded, 1 if a sweep has not ended or cannot be read or written, 2 for a wrong option."""
+    options = _parser().parse_args(argv)
+    return run_command(lambda: record(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("record.py", DESCRIPTION, EXAMPLES)
+    parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="folders under RUNS; default: all with runs in them")
+    add_runs_option(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--partial", action="store_true", help="record what is finished of a sweep that has not ended")
+    return parser
+
+
+def record(options: argparse.Namespace) -> int:
+    """Read every sweep first, then write: a sweep that is refused leaves all as it was."""
+    from analysis.cost_table import cost_table
+    from analysis.make_tables import print_documents
+    from analysis.results import load_runs
+    from analysis.specs import load_tables
+
+    root, out = runs_folder(options.runs), options.out.expanduser().absolute()
+    if out == root:
+        raise UsageError(f"--out: {out} is where the runs are; choose another folder, for example analysis/results")
+    content = {name: _compact(root, name, options.partial) for name in options.sweeps or _with_runs(root)}
+    if not content:
+        raise GenxaiError(f"there are no runs in {root}; choose another folder with --runs")
+    for name, files in content.items():
+        _write(out / name, files)
+        size = sum(len(text.encode()) for text in files.values())
+        print(
+            f"{name}: {files['runs.jsonl'].count(chr(10))} runs, {size / 1e6:.1f} MB in {out / name}", file=sys.stderr
+        )
+    spec = next(table for table in load_tables() if table.kind == "cost")
+    print_documents([cost_table(spec, load_runs(out))])
+    return EXIT_OK
+
+
+def _with_runs(root: Path) -> list[str]:
+    from genxai.runs import find_runs
+
+    return sorted({run.sweep for run in find_runs(root)})
+
+
+def _compact(root: Path, name: str, partial: bool) -> dict[str, str]:
+    """The files of one sweep by name. Raises GenxaiError if it has not ended, or something in it cannot be recorded."""
+    from analysis.recorded import RUNS_FILE, local_weights, recorded_line
+    from genxai.runs import State, find_runs
+    from launch.sweepdir import SweepDir
+
+    runs = sorted(find_runs(root, name), key=lambda run: run.signature)
+    if not runs:
+        known = ", ".join(_with_runs(root)) or "none"
+        raise UsageError(f"there are no runs in {root / name}; sweeps with runs are: {known}")
+    folder = SweepDir(root / name)
+    selected = _yaml(folder.selected)
+    missing = unfinished(root, runs, selected)
+    if missing and not partial:
+        raise GenxaiError(
+            f"{name} has not ended: {'; '.join(missing)}. Finish it, or give --partial to record the rest"
+        )
+    for line in missing:
+        print(f"{name}: {line}", file=sys.stderr)
+    done = [run for run in runs if run.state is State.DONE]
+    renamed: dict[str, str] = {}
+    for run in runs:
+        renamed |= local_weights(run.config())
+    files = {RUNS_FILE: "".join(f"{recorded_line(run)}\n" for run in done)}
+    definition = _yaml(folder.definition)
+    if isinstance(definition.get("base"), str):
+        definition["base"] = Path(definition["base"]).name  # a preset, or a file whose path is of this machine
+    for file, tree in ((folder.definition, definition), (folder.selected, selected)):
+        if tree:
+            files[file.name] = _dumped(tree, renamed, str(file))
+    return files
+
+
+def unfinished(root: Path, runs: Sequence[Run], selected: dict[str, Any]) -> list[str]:
+    """What a sweep still lacks, in words; empty if it has ended."""
+    from analysis.row_records import row_records
+    from analysis.sweeps import Sweep
+    from genxai.runs import State
+
+    name = runs[0].sweep
+    lacking = []
+    for state, word in ((State.STARTED, "started"), (State.PENDING, "planned"), (State.FAILED, "failed")):
+        those = [run.signature for run in runs if run.state is state]
+        if those:
+            lacking.append(f"{len(those)} runs only {word} ({', '.join(those[:3])}{', ...' if len(those) > 3 else ''})")
+    rows = row_records(name, selected)
+    open_rows = sorted({record.row for record in rows if not record.runs})
+    if open_rows:
+        lacking.append(f"nothing chosen yet for {', '.join(open_rows)}")
+    here = {run.signature for run in runs} | {path.parent.name for path in root.glob("*/*/result.json")}
+    absent = sorted({run for record in rows for run in record.runs} - here)
+    if absent:
+        lacking.append(f"{len(absent)} runs of its rows not begun")
+    provisional = Sweep(name, None, selected).provisional
+    return lacking + ([provisional] if provisional else [])
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; empty if there is no such file. Raises GenxaiError if it cannot be read."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise GenxaiError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(tree, dict):
+        raise GenxaiError(f"{path}: expected a mapping, got {type(tree).__name__}")
+    return tree
+
+
+def _dumped(tree: dict[str, Any], renamed: dict[str, str], where: str) -> str:
+    import yaml
+
+    from analysis.recorded import refuse_paths, without_paths
+
+    clean = without_paths(tree, renamed)
+    refuse_paths(clean, where)
+    return yaml.safe_dump(clean, sort_keys=False, allow_unicode=True)
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    """Publish every file whole; one of an earlier recording that is no longer there goes."""
+    from genxai.files import make_folder, write_atomic
+
+    make_folder(folder)
+    for name in ("sweep.yaml", "selected.yaml", "runs.jsonl"):
+        if name in files:
+            write_atomic(folder / name, files[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

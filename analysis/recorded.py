@@ -1,0 +1,126 @@
+"""The compact form of finished runs, as `analysis/record.py` writes it: one folder per sweep, one line per run.
+
+Nothing of a machine is in it: no host, no path; local weights are named by their content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from genxai.config import Config
+from genxai.configfile import shortened, validate
+from genxai.errors import GenxaiError
+from genxai.files import read_json, read_jsonl
+from genxai.runs import Run, canonical_json, content_hash
+from launch.records import Result
+
+RUNS_FILE = "runs.jsonl"
+#: of a line of provenance: what another person can use
+USEFUL = (
+    *("time", "restart", "resumed_from_step", "git", "packages", "python", "device"),
+    *("threads", "processes", "backend"),
+)
+#: digits kept of the numbers of an evaluation during training; those of the result are kept whole
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run without its directory."""
+
+    folder: str
+    signature: str
+    config: Config
+    result: Result
+    provenance: tuple[dict[str, Any], ...]
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_recorded(root: Path, problems: list[str]) -> Iterator[RecordedRun]:
+    """Every recorded run under RUNS in a stable order; what cannot be read is added to `problems`."""
+    for file in sorted(root.glob(f"*/{RUNS_FILE}")):
+        try:
+            lines = read_jsonl(file)
+        except (GenxaiError, OSError, RecursionError) as error:
+            problems.append(f"{file}: cannot be read: {' '.join(str(error).split())}")
+            continue
+        for number, line in enumerate(lines, 1):
+            try:
+                yield _parsed(file.parent.name, line, f"{file}: line {number}")
+            except GenxaiError as error:
+                problems.append(" ".join(str(error).split()))
+
+
+def _parsed(folder: str, line: Any, where: str) -> RecordedRun:
+    try:
+        signature, tree, starts = str(line["signature"]), line["config"], line["provenance"]
+        result = Result.model_validate(line["result"])
+        return RecordedRun(folder, signature, validate(Config, tree, where), result, tuple(map(dict, starts)))
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise GenxaiError(f"{where} is damaged: {shortened(str(error), 200)}; record the sweep again") from None
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def recorded_line(run: Run) -> str:
+    """A finished run as one line of JSON. Raises GenxaiError if something in it would name a path of this machine."""
+    config = run.config()
+    renamed = local_weights(config)
+    content = {
+        "signature": run.signature,
+        "config": without_paths(config.model_dump(mode="json", exclude={"run"}), renamed),
+        "result": read_json(run.result_file),
+        "metrics": [_shorter(line) for line in read_jsonl(run.metrics_file)],
+        "provenance": [_useful(line) for line in read_jsonl(run.provenance_file)],
+    }
+    refuse_paths(content, str(run.path))
+    return canonical_json(content)
+
+
+def local_weights(config: Config) -> dict[str, str]:
+    """{path: hash of the content} of the weights that lie on this machine."""
+    names = (config.model.image.weights, config.model.text.name)
+    return {name: content_hash(path) for name in names if (path := Path(name).expanduser()).exists()}
+
+
+def without_paths(tree: Any, renamed: Mapping[str, str]) -> Any:
+    """A copy in which every string that is a key of `renamed` has its value."""
+    if isinstance(tree, Mapping):
+        return {key: without_paths(value, renamed) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [without_paths(item, renamed) for item in tree]
+    return renamed.get(tree, tree) if isinstance(tree, str) else tree
+
+
+def refuse_paths(tree: Any, where: str, key: str = "") -> None:
+    """Raise GenxaiError for a string that is a path of some machine."""
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            refuse_paths(value, where, f"{key}.{name}" if key else str(name))
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            refuse_paths(item, where, key)
+    elif isinstance(tree, str) and tree.startswith(("/", "~/")):
+        raise GenxaiError(
+            f"{where}: {key} is {tree!r}, a path of a machine: record where that file lies, and it is named by content"
+        )
+
+
+def _useful(start: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: start[name] for name in USEFUL if name in start}
+    data = start.get("data")
+    return kept | {"data": data["fingerprint"]} if isinstance(data, Mapping) and "fingerprint" in data else kept
+
+
+def _shorter(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _shorter(item) for name, item in value.items()}
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

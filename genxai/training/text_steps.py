@@ -1,0 +1,75 @@
+"""What explaining adds to a step on comments: the share of attribution on identity terms, in place of R(M)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from genxai.config import Config
+from genxai.data.counter_rng import uniform
+from genxai.explain.text import share_on, token_attribution
+from genxai.models import FusionClassifier, evaluating
+
+
+class Comments(Protocol):
+    """Comments to be explained: tokens int64 [B, L], token_mask bool [B, L], labels and ids int64 [B]."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+    @property
+    def token_mask(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def masks(self) -> Tensor:
+        """bool [B, L], true on the tokens of identity terms."""
+        ...
+
+    @property
+    def ids(self) -> Tensor: ...
+
+
+def identity_share(classifier: FusionClassifier, config: Config, comments: Comments, *, create_graph: bool) -> Tensor:
+    """R: the share of the attribution of each label's logit that is on identity terms, float32 [B] in [0, 1].
+
+    0 for a comment without one. With `explain.masks=random` on as many random tokens instead, which is the placebo.
+    With create_graph differentiable in the parameters.
+    """
+    terms = comments.masks
+    if config.explain.masks == "random":
+        terms = elsewhere_in_text(terms, comments.token_mask, config.seed, comments.ids)
+    attribution = attribute(
+        classifier, comments.tokens, comments.token_mask, comments.labels, create_graph=create_graph
+    )
+    return share_on(attribution, terms, comments.token_mask)
+
+
+def attribute(
+    classifier: FusionClassifier, tokens: Tensor, token_mask: Tensor, labels: Tensor, *, create_graph: bool
+) -> Tensor:
+    """`token_attribution` of each label's logit, float32 [B, L].
+
+    What is explained is the network as it is used, without dropout, and in float32: it is differentiated twice.
+    """
+    with evaluating(classifier), torch.autocast(tokens.device.type, enabled=False):
+        embeddings = classifier.text_encoder.embedding_layer(tokens)
+        if not embeddings.requires_grad:  # of a frozen network
+            embeddings.requires_grad_()
+        images = torch.zeros(len(tokens), 1, 0, 0, device=tokens.device)
+        logits = classifier(images, tokens, token_mask, embeddings=embeddings).logits
+        score = logits.gather(1, labels[:, None]).squeeze(1)
+        return token_attribution(score, embeddings, create_graph=create_graph)
+
+
+def elsewhere_in_text(terms: Tensor, token_mask: Tensor, seed: int, ids: Tensor) -> Tensor:
+    """The placebo: of each comment as many random tokens as its identity terms have, bool [B, L].
+
+    A comment keeps them through a run. terms, token_mask bool [B, L]; ids int64 [B]. [CLS] and [SEP] are not chosen.
+    """
+    place = torch.arange(terms.shape[1], device=terms.device)
+    inner = token_mask & (place > 0) & (place < token_mask.sum(dim=1, keepdim=True) - 1)
+    drawn = uniform(seed, "placebo-token", ids[:, None], place).masked_fill(~inner, 2.0)
+    rank = drawn.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return rank < terms.sum(dim=1, keepdim=True)

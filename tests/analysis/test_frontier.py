@@ -1,0 +1,132 @@
+"""The frontier of bias versus fidelity: which runs make a point and a curve, what is written, and what is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import frontier
+from analysis.results import load_runs
+
+GENERATOR = {"train.generator_metrics": True}
+
+
+def add(runs: Any, weight: float, bias: list[float], fid: list[float], **options: Any) -> None:
+    """One configuration with a run per value."""
+    settings = {**GENERATOR, "objective.lambda_bias": weight, **{k.replace("__", "."): v for k, v in options.items()}}
+    values = {
+        "generator/cramers_v": bias,
+        "generator/fid": fid,
+        "generator/cramers_v_real": [0.97] * len(fid),
+        "generator/cramers_v_unbiased": [0.0] * len(fid),
+        "generator/fid_floor": [0.5] * len(fid),
+    }
+    runs.seeds(settings, values, folder="frontier")
+
+
+@pytest.fixture
+def swept(runs: Any) -> Any:
+    add(runs, 10.0, [0.2, 0.4], [30.0, 34.0])
+    add(runs, 0.0, [0.9, 0.9, 0.9], [20.0, 20.0, 20.0])
+    add(runs, 0.0, [0.92], [21.0], objective__bias_reference="data")
+    add(runs, 10.0, [0.91], [25.0], objective__bias_reference="data")
+    return runs
+
+
+def test_a_curve_joins_runs_that_differ_in_lambda_bias_alone_and_a_point_is_a_mean_over_seeds(swept):
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
+    assert [(p.curve, p.lambda_bias, p.fidelity.n) for p in points] == [
+        ("balanced, per class", 0.0, 3),
+        ("balanced, per class", 10.0, 2),
+        ("data, per class", 0.0, 1),
+        ("data, per class", 10.0, 1),
+    ]
+    assert points[1].bias.mean == pytest.approx(0.3) and points[1].fidelity.mean == pytest.approx(32.0)
+    assert points[1].fidelity.sd == pytest.approx(2.8284271)
+    assert points[1].asked == 3 and points[2].fidelity.sd is None
+    assert points[0].fidelity_floor.mean == 0.5 and points[0].bias_real.mean == pytest.approx(0.97)
+
+
+def test_what_else_differs_is_named_and_never_averaged_over(swept):
+    add(swept, 0.0, [0.5], [9.0], data__rho=0.9)
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
+    assert {p.curve for p in points} == {
+        "balanced, per class, rho = 0.9",
+        "balanced, per class, rho = 0.98",
+        "data, per class, rho = 0.98",
+    }
+
+
+def test_runs_without_the_metrics_unfinished_ones_and_those_that_only_chose_something_are_left_out(swept):
+    swept.add({"objective.lambda_bias": 1.0}, {"test/accuracy": 0.9}, folder="frontier")
+    swept.add({**GENERATOR, "objective.lambda_bias": 0.1}, folder="frontier", state="started")
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
+    assert {p.lambda_bias for p in points} == {0.0, 10.0}
+
+
+def test_the_command_writes_data_and_a_picture(swept, tmp_path, capsys):
+    assert frontier.main(["--runs", str(swept.path), "--out", str(tmp_path / "out"), "--sweep", "frontier"]) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "frontier.csv").open()))
+    assert [(row["curve"], row["lambda_bias"], row["seeds"], row["asked"]) for row in rows][1] == (
+        "balanced, per class",
+        "10",
+        "2",
+        "3",
+    )
+    assert float(rows[1]["cramers_v_mean"]) == pytest.approx(0.3) and rows[2]["fid_sd"] == ""
+    assert float(rows[1]["fid_floor_mean"]) == 0.5 and len(rows[1]["runs"].split()) == 2
+    picture = (tmp_path / "out" / "frontier.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
+    printed = capsys.readouterr().out
+    assert "balanced, per class" in printed and "32 ± 2.8" in printed
+
+
+def test_the_picture_shows_the_floor_and_the_bias_of_real_data(swept):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.add_subplot()
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
+    frontier._draw_real(axes, points)
+    floor, biased, unbiased = axes.lines
+    assert list(floor.get_ydata()) == [0.5, 0.5]
+    assert (biased.get_xdata()[0], biased.get_ydata()[0]) == (pytest.approx(0.97), 0.5)
+    assert unbiased.get_xdata()[0] == 0.0
+
+
+def test_json_is_for_programs(swept, tmp_path, capsys):
+    assert frontier.main(["--runs", str(swept.path), "--out", str(tmp_path), "--json"]) == 0
+    points = json.loads(capsys.readouterr().out)
+    assert points[0]["fidelity"] == {"mean": 20.0, "sd": 0.0, "n": 3}
+
+
+def test_without_matplotlib_the_data_are_written_and_what_is_missing_is_said(swept, tmp_path, capsys, monkeypatch):
+    for name in list(sys.modules):
+        if name.startswith("matplotlib"):
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert frontier.main(["--runs", str(swept.path), "--out", str(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.glob("frontier.*")] == ["frontier.csv"]
+    assert "pip install 'genxai[figures]'" in capsys.readouterr().err
+
+
+def test_without_runs_one_message_says_what_to_run(runs, tmp_path, capsys):
+    assert frontier.main(["--runs", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
+    assert "no finished run" in capsys.readouterr().err and not list(tmp_path.glob("frontier*"))
+    runs.add({}, {"test/accuracy": 0.9})
+    assert frontier.main(["--runs", str(runs.path), "--out", str(tmp_path), "--bias", "nonsense"]) == 1
+    assert "generator/nonsense" in capsys.readouterr().err
+
+
+def test_the_sweep_asks_for_what_the_command_reads():
+    from launch.sweepfile import load_sweep
+
+    sweep = load_sweep(Path(__file__).parents[2] / "sweeps" / "frontier.yaml")
+    assert sweep.base.train.generator_metrics and sweep.base.train.generator
+    assert set(sweep.definition.space) == {"objective.lambda_bias", "objective.bias_reference"}
+    assert len(sweep.grid) == 10 and len(sweep.definition.seeds) == 3

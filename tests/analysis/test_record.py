@@ -1,0 +1,193 @@
+"""Recorded results: what is kept of a run, what is not, and tables that do not notice the difference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import analysis.make_tables
+from analysis.record import main
+from analysis.results import load_runs
+from genxai.files import append_jsonl
+
+HERE = {"data.dataset": "mnist", "data.rho": 0.98}
+
+
+@pytest.fixture
+def record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "kept"), *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def finished(runs: Any) -> Any:
+    """A sweep with rows that has ended."""
+    ends = {"intervals": {"test/accuracy": [0.8, 0.95]}, "class_counts": {"test": [10] * 10}}
+    for seed, value in enumerate((0.90, 0.91, 0.92)):
+        origin = {"sweep": "table2", "trial": 1, "stage": "row", "point": {}, "row": "full"}
+        run = runs.add({}, {"test/accuracy": value}, seed=seed, folder="table2", origin=origin, result=ends)
+        append_jsonl(run.metrics_file, {"step": 3, "split": "val", "accuracy": 0.123456789012})
+    signatures = sorted(path.parent.name for path in (runs.path / "table2").glob("*/result.json"))
+    runs.sweep_files("table2", {"base": "/home/somebody/base.yaml", "space": {"train.lr": {"grid": [1]}}}, None)
+    runs.select("table2", [{"row": "full", "setting": HERE, "seeds": [0, 1, 2], "runs": signatures}])
+    return runs
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+def test_tables_from_recorded_results_are_those_from_the_runs(
+    finished: Any, record: Any, tables: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record()[0] == 0
+    assert tables()[0] == 0
+    arguments = ["--runs", str(tmp_path / "kept"), "--out", str(tmp_path / "again")]
+    assert analysis.make_tables.main(arguments) == 0
+    capsys.readouterr()
+    made = {file.name: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
+    assert made == {file.name: file.read_bytes() for file in (tmp_path / "again").iterdir()}
+    assert b"91.0" in made["table2.md"]
+
+
+def test_a_line_has_what_another_person_can_use_and_nothing_of_the_machine(
+    finished: Any, record: Any, tmp_path: Path
+) -> None:
+    assert record()[0] == 0
+    first, *_ = lines(tmp_path / "kept" / "table2")
+    assert set(first) == {"signature", "config", "result", "metrics", "provenance"}
+    assert first["result"]["intervals"] == {"test/accuracy": [0.8, 0.95]}
+    assert first["metrics"] == [{"step": 3, "split": "val", "accuracy": 0.123457}]
+    assert first["provenance"] == [
+        {"time": "2026-01-01T00:00:00+00:00", "restart": 0, "device": "a processor", "threads": 1, "data": "f00d"}
+    ]
+    everything = "".join(file.read_text() for file in (tmp_path / "kept").rglob("*") if file.is_file())
+    assert "somebody" not in everything and "node17" not in everything and str(tmp_path) not in everything
+    assert yaml.safe_load((tmp_path / "kept" / "table2" / "sweep.yaml").read_text())["base"] == "base.yaml"
+
+
+def test_local_weights_are_named_by_their_content(runs: Any, record: Any, tmp_path: Path) -> None:
+    weights = tmp_path / "resnet.safetensors"
+    weights.write_bytes(b"weights")
+    image = {"model.image.name": "resnet18", "model.image.input_size": 64, "model.image.weights": str(weights)}
+    origin = {"sweep": "s", "trial": 0, "stage": "grid", "point": {"model.image.weights": str(weights)}}
+    runs.add(image, {"test/accuracy": 0.5}, folder="s", origin=origin)
+    assert record()[0] == 0
+    (line,) = lines(tmp_path / "kept" / "s")
+    named = line["config"]["model"]["image"]["weights"]
+    assert named.startswith("sha256:") and line["config"]["origin"]["point"] == {"model.image.weights": named}
+    assert len(load_runs(tmp_path / "kept")) == 1
+
+
+def test_weights_that_are_no_longer_here_cannot_be_named_and_nothing_is_written(
+    runs: Any, record: Any, tmp_path: Path
+) -> None:
+    image = {"model.image.name": "resnet18", "model.image.input_size": 64, "model.image.weights": "/gone/w.safetensors"}
+    runs.add(image, {}, folder="s")
+    code, _, err = record()
+    assert code == 1 and "config.model.image.weights is '/gone/w.safetensors'" in err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_recording_again_gives_the_same_bytes_and_replaces_what_has_changed(
+    finished: Any, record: Any, tmp_path: Path
+) -> None:
+    def content() -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()}
+
+    record()
+    first = content()
+    assert set(first) == {"sweep.yaml", "selected.yaml", "runs.jsonl"}
+    record()
+    assert content() == first
+    (finished.path / "table2" / "selected.yaml").unlink()
+    finished.add({"train.lr": 0.5}, {"test/accuracy": 0.5}, folder="table2")
+    record()
+    assert set(content()) == {"sweep.yaml", "runs.jsonl"}
+    assert [line["signature"] for line in lines(tmp_path / "kept" / "table2")] == sorted(
+        path.parent.name for path in (finished.path / "table2").glob("*/result.json")
+    )
+
+
+def test_a_sweep_that_has_not_ended_is_refused_with_what_is_missing(finished: Any, record: Any, tmp_path: Path) -> None:
+    started = finished.add({"train.lr": 0.5}, {}, folder="table2", state="started")
+    waiting = {"row": "jtt", "setting": HERE, "seeds": [0]}
+    planned = {"row": "dfr", "setting": HERE, "seeds": [0], "runs": ["0123456789ab"]}
+    finished.select("table2", [waiting, planned])
+    code, _, err = record()
+    assert code == 1
+    assert f"1 runs only started ({started.signature})" in err
+    assert "nothing chosen yet for jtt" in err and "1 runs of its rows not begun" in err
+    assert not (tmp_path / "kept").exists()
+    code, _, err = record("--partial")
+    assert code == 0 and "nothing chosen yet for jtt" in err
+    assert len(lines(tmp_path / "kept" / "table2")) == 3
+
+
+def test_a_search_that_has_not_ended_is_refused(sweep: Any, record: Any) -> None:
+    code, _, err = record("lambda")
+    assert code == 1 and "3 of 4 trials have ended" in err and "1 runs only failed" in err
+
+
+def test_only_the_sweeps_asked_for_are_recorded(finished: Any, record: Any, tmp_path: Path) -> None:
+    finished.add({}, {"test/accuracy": 0.1}, folder="other")
+    assert record("table2")[0] == 0
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["table2"]
+    code, _, err = record("nobody")
+    assert code == 2 and "sweeps with runs are: other, table2" in err
+
+
+def test_a_damaged_line_is_named_and_the_others_are_read(finished: Any, record: Any, tmp_path: Path) -> None:
+    record()
+    file = tmp_path / "kept" / "table2" / "runs.jsonl"
+    whole = file.read_text().splitlines()
+    file.write_text("\n".join([whole[0], '{"signature": "x", "config": {}}', "[1]", whole[2]]) + "\n")
+    results = load_runs(tmp_path / "kept")
+    assert len(results) == 2
+    assert [problem.split(": ")[1] for problem in results.problems] == ["line 2 is damaged", "line 3 is damaged"]
+    file.write_text("{")  # torn
+    assert len(load_runs(tmp_path / "kept")) == 0
+
+
+def test_the_runs_and_their_record_side_by_side_count_once(finished: Any, record: Any, tmp_path: Path) -> None:
+    assert record("--out", str(tmp_path / "runs" / "kept"))[0] == 0
+    (tmp_path / "runs" / "kept" / "table2").rename(tmp_path / "runs" / "recorded")
+    (configuration,) = load_runs(tmp_path / "runs").configurations()
+    assert configuration.sample("test/accuracy").n == 3
+
+
+@pytest.mark.parametrize("command", ["make_tables", "check_claims"])
+def test_without_runs_the_recorded_results_are_shown_and_that_is_said(
+    finished: Any,
+    record: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    import importlib
+
+    record()
+    monkeypatch.setattr(analysis.make_tables, "RECORDED", tmp_path / "kept")
+    monkeypatch.delenv("GENXAI_RUNS", raising=False)
+    monkeypatch.chdir(tmp_path / "kept")
+    program = importlib.import_module(f"analysis.{command}").main
+    only = ["--tables", "2"] if command == "make_tables" else []
+    assert program([*only, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert f"showing the recorded results in {tmp_path / 'kept'}" in shown.err and "91.0" in shown.out
+    (tmp_path / "kept" / "runs").mkdir()  # now there is a folder of runs, though nothing is in it
+    assert program([*only, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert "showing" not in shown.err and "no runs in" in shown.err
