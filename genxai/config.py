@@ -258,7 +258,7 @@ class TrainConfig(Section):
         True, description="train generator and critic too (false: the classifier alone, which then sees no image of G)"
     )
     generator_metrics: Switch = Field(
-        False, description="score the generator at the end, if there is one: FID and its kin, bias, diversity (extra fid)"
+        False, description="score the generator at the end, if there is one: FID and kin, bias, diversity (extra fid)"
     )
     generated_samples: int = Field(10_000, ge=100, strict=True, description="images that those are computed on")
     fid_extractor: Literal["grey", "inception"] = Field(

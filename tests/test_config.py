@@ -17,7 +17,7 @@ def message(*overrides: str, source: str = "tiny") -> str:
 
 
 def test_the_presets_ship_with_the_package_and_are_valid():
-    assert preset_names() == ["cpu", "paper", "tiny"]
+    assert preset_names() == ["cpu", "paper", "paper-like", "tables", "tiny", "toxicity"]
     for name in preset_names():
         assert load_config(name).name == name
 
