@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from genxai.config import Config, Section, backend_of, unsupported
+from genxai.backend_rules import backend_of, unsupported
+from genxai.config import Config, Section
 from genxai.configfile import Tree, apply_override, read_tree, validate
 from genxai.errors import UsageError
 from launch.cli import REPOSITORY, split_overrides

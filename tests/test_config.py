@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from genxai.config import Config, backend_of
+from genxai.backend_rules import backend_of
+from genxai.config import Config
 from genxai.configfile import dotted_keys, dump_config, find_field, load_config, preset_names, validate
 from genxai.errors import UsageError
 from genxai.runs import run_signature

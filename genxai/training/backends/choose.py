@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from genxai.config import ACCELERATE_WRAPPERS, Config, backend_of, unsupported
+from genxai.backend_rules import ACCELERATE_WRAPPERS, backend_of, unsupported
+from genxai.config import Config
 from genxai.errors import UsageError
 from genxai.training.backends import Trained
 from genxai.training.backends.ddp import Replicated
