@@ -72,7 +72,7 @@ class Seen:
 
     labels: Tensor  # int64 [N]: the class asked for, or the true one
     whole: Tensor  # [N, ...] on the CPU: what FID and its kin compare
-    objects: Tensor  # float32 [N, 138] on the CPU: the grey extractor's rows of the images without background
+    objects: Tensor  # float32 [N, 138] on the CPU: the grey extractor's rows, of images without background
     textures: Tensor | None  # int64 [N]: as read; None where there is no grating to read
 
     def table(self) -> Tensor:
@@ -87,10 +87,10 @@ class Seen:
 class Judge:
     """The fixed instruments: the same for generated and for real images.
 
-    The grey extractor knows clean images only. On textured ones its classes are chance (0.10 on MNIST's val_balanced at
-    amplitude 0.5), on the same without their background nearly those of clean images (0.99), with the mask estimated as
-    it has to be for generated images (docs/generator.md). So classes, diversity and the `_object` measures are of
-    images without background.
+    The grey extractor knows clean images only: under a grating its classes are hardly better than chance, without the
+    background nearly what the mask allows (docs/generator.md has both, measured on val_balanced). So where images have
+    a grating, classes, diversity and the `_object` measures are of images without background, with the mask estimated
+    as it has to be for generated images.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -109,7 +109,7 @@ class Judge:
         return Seen(labels, whole, objects, textures if self.bank else None)
 
     def _read(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        alone = images * object_masks(self._experiment, images)
+        alone = images * object_masks(self._experiment, images) if self.bank else images
         amplitude = self._experiment.config.data.amplitude
         textures = read_textures(images, self.bank, amplitude) if self.bank else labels
         return labels, self.fidelity.inputs(images), self.grey.inputs(alone), textures

@@ -119,9 +119,11 @@ def test_every_number_of_the_report_is_a_registered_metric_a_companion_of_one_or
         assert plain in METRICS or name.startswith("generator/n_") or name in unregistered, name
 
 
-def test_without_gratings_nothing_is_said_of_textures(small):
+def test_without_gratings_nothing_is_said_of_textures_and_images_are_left_as_they_are(small):
     found = evaluate_generator_fully(experiment(small, "data.mode=none"))
-    assert "generator/fid" in found.metrics and "generator/cramers_v" not in found.metrics
+    assert "generator/cramers_v" not in found.metrics
+    # and there is no background to take away
+    assert found.metrics["generator/fid_object"] == found.metrics["generator/fid"] > 0
     assert "texture_confusion" not in found.record
 
 
