@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from analysis.configuration import Configuration
-from analysis.differences import Difference
+from analysis.differences import NO_SPREAD, Difference
 from analysis.formats import Cell, Measured, SeedValue, absent
+from analysis.sampling import by_sampling
 from analysis.specs import ColumnSpec
 from analysis.verdicts import EM_DASH, Rule, Sample, compare, fixed, interval, mean_sd
 
@@ -38,7 +39,10 @@ def measured_cell(
     )
     seeds = _seeds(configuration, column)
     numbers = with_difference(_with_intervals(numbers, sample, seeds, rule.confidence), difference)
+    even = _by_sampling(configuration, column)
+    numbers = replace(numbers, reference=even)
     lines = [mean_sd(sample, column.digits), *_beside(configuration, column)]
+    lines += [f"sampling alone {fixed(even, column.digits)}"] if even is not None else []
     if versus and figure is not None:
         lines += [f"paper {fixed(figure, column.digits)}: {interval(versus, column.digits)}", str(versus.verdict)]
     elif figure is not None:
@@ -92,6 +96,15 @@ def _beside(configuration: Configuration, column: ColumnSpec) -> list[str]:
     return [", ".join(parts)] if parts else []
 
 
+def _by_sampling(configuration: Configuration, column: ColumnSpec) -> float | None:
+    """What a classifier with this row's mean accuracy would show here if it were equally good in every group."""
+    split = column.metric.partition("/")[0]
+    accuracy, counts = configuration.sample(f"{split}/accuracy").mean, configuration.class_counts(split)
+    if column.sampling is None or accuracy is None or not counts or not configuration.by_seed(column.metric):
+        return None
+    return column.scale * by_sampling(column.sampling, accuracy, counts)
+
+
 def difference_cell(column: ColumnSpec, difference: Difference | None, why: str) -> Cell:
     """A paired difference with its interval, or why there is none."""
     empty = Measured(column.metric, column.unit)
@@ -101,7 +114,8 @@ def difference_cell(column: ColumnSpec, difference: Difference | None, why: str)
         empty, mean=difference.estimate.value, sd=difference.estimate.sd, n=difference.estimate.n, asked=None
     )
     numbers = replace(numbers, seed_low=difference.low, seed_high=difference.high)
-    return Cell(difference.lines(column.digits), (), with_difference(numbers, difference))
+    notes = () if difference.p is not None else (NO_SPREAD,)
+    return Cell(difference.lines(column.digits), notes, with_difference(numbers, difference))
 
 
 def reference_cell(column: ColumnSpec, metric: str, configurations: Iterable[Configuration]) -> Cell:

@@ -116,6 +116,7 @@ class ClaimSpec(Section):
 
 class _ClaimsFile(Section):
     table: str
+    sweeps: tuple[str, ...] = Field((), description="sweeps whose rows come first; none: the table's")
     rows: tuple[RowSpec, ...] = ()
     columns: tuple[ColumnSpec, ...] = ()
     claims: tuple[ClaimSpec, ...]
@@ -137,7 +138,7 @@ def load_claims(text: str | None = None) -> Claims:
     if base is None:
         raise UsageError(f"{where}: table: there is no table {book.table!r}")
     tree = base.model_dump() | {"id": "claims", "caption": "The paper's claims", "remarks": (), "groups": ()}
-    tree |= {"sweeps": (*base.own_sweeps, "table3"), "against": None}
+    tree |= {"sweeps": book.sweeps or base.own_sweeps, "against": None}
     tree["rows"] = [row.model_dump() for row in (*base.rows, *book.rows)]
     tree["columns"] = [column.model_dump() for column in (*base.columns, *book.columns)]
     table = validate(TableSpec, tree, where)

@@ -17,7 +17,7 @@ from analysis.formats import Cell, Column, Document, Measured, Row, Table, absen
 from analysis.remedies import command
 from analysis.results import Results
 from analysis.specs import ColumnSpec, TableSpec, paper_rows, paper_value
-from analysis.verdicts import MINUS, Estimate, Rule, fixed, seed_difference
+from analysis.verdicts import MINUS, SHARED_DATA, Estimate, Rule, fixed, seed_difference
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,8 @@ def rule_in_words(rule: Rule) -> str:
         f"does not hold if x (±{rule.rounding:g}, rounding) lies outside the interval, holds if inside one whose "
         f"half-width is at most {rule.margin:g} (or the claim's own margin), and cannot be told if it is wider. "
         "A claim holds if every comparison holds, and does not if one does not. No correction for their number: each "
-        "comparison is one more chance of refuting a claim by accident. The paper's own figures are taken as exact."
+        "comparison is one more chance of refuting a claim by accident. The paper's own figures are taken as exact. "
+        f"{SHARED_DATA}"
     )
 
 

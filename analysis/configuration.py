@@ -71,6 +71,11 @@ class Configuration:
                 found[int(seed)] = (scale * float(ends[0]), scale * float(ends[1]))
         return found
 
+    def class_counts(self, split: str) -> Sequence[int]:
+        """Samples per class of a split, which all seeds share; empty where no finished run says it."""
+        known = [counts.get(split) for counts in self.done["class_counts"] if isinstance(counts, dict)]
+        return next((counts for counts in known if counts and sum(counts)), ())
+
     def gaps(self, metric: str) -> str | None:
         """Why finished runs have no value of a metric, or None if all have one."""
         values, reasons_given = (self._column(name) for name in (metric, f"{metric}_reason"))

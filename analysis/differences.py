@@ -6,7 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from analysis.verdicts import MINUS, Estimate, fixed, seed_difference
+from analysis.verdicts import MINUS, SHARED_DATA, Estimate, fixed, seed_difference
+
+#: relative to the difference: a smaller spread is that of binary fractions
+ROUNDING = 1e-9
+NO_SPREAD = "No p-value: all seeds differ by the same amount, and the t-test divides by their spread."
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,8 @@ class Difference:
 
     against: str
     estimate: Estimate
-    p: float
-    p_holm: float = math.nan  # once the whole family is known
+    p: float | None  # None where the seeds' differences are all equal
+    p_holm: float | None = None  # once the whole family is known
 
     @property
     def low(self) -> float:
@@ -27,10 +31,11 @@ class Difference:
         return self.estimate.value + (self.estimate.half or 0.0)
 
     def lines(self, digits: int) -> tuple[str, str]:
-        """`+52.1 [+50.3, +53.9]` and `n=5, Holm p = 0.001`."""
+        """`+52.1 [+50.3, +53.9]` and `n=5, Holm p = 0.001`; `no p` where there is none."""
         ends = ", ".join(fixed(end, digits, signed=True) for end in (self.low, self.high))
         value = fixed(self.estimate.value, digits, signed=True)
-        return f"{value} [{ends}]", f"n={self.estimate.n}, Holm p {written(self.p_holm)}"
+        tested = "no p" if self.p_holm is None else f"Holm p {written(self.p_holm)}"
+        return f"{value} [{ends}]", f"n={self.estimate.n}, {tested}"
 
 
 def paired(one: Mapping[int, float], other: Mapping[int, float], against: str, confidence: float) -> Difference | None:
@@ -42,12 +47,12 @@ def paired(one: Mapping[int, float], other: Mapping[int, float], against: str, c
     return None if estimate is None else Difference(against, estimate, paired_p(estimate))
 
 
-def paired_p(estimate: Estimate) -> float:
-    """Two-sided p-value of the paired t-test, n - 1 degrees of freedom; 0 for a difference without any spread."""
+def paired_p(estimate: Estimate) -> float | None:
+    """Two-sided p-value of the paired t-test, n - 1 degrees of freedom; None without spread, which t divides by."""
     from scipy.stats import t
 
-    if not estimate.sd:
-        return 0.0 if estimate.value else 1.0
+    if not estimate.sd or estimate.sd <= ROUNDING * max(1.0, abs(estimate.value)):
+        return None
     return float(2 * t.sf(abs(estimate.value) / (estimate.sd / math.sqrt(estimate.n)), estimate.n - 1))
 
 
@@ -61,9 +66,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def corrected(differences: Mapping[str, Difference]) -> dict[str, Difference]:
-    """The differences of one column's rows with their p-values corrected for each other's number."""
-    adjusted = holm({row: difference.p for row, difference in differences.items()})
-    return {row: replace(difference, p_holm=adjusted[row]) for row, difference in differences.items()}
+    """The differences of one column's rows with their p-values, where they have one, corrected for their number."""
+    adjusted = holm({row: difference.p for row, difference in differences.items() if difference.p is not None})
+    return {row: replace(difference, p_holm=adjusted.get(row)) for row, difference in differences.items()}
 
 
 def written(p: float) -> str:
@@ -76,5 +81,7 @@ def in_words(confidence: float) -> str:
     return (
         f"Differences between two rows are paired over the seeds that both have, with their {100 * confidence:g} % "
         f"t-interval (n {MINUS} 1 degrees of freedom); p-values of the paired t-test are corrected by Holm's method "
-        "for the rows of the table, column by column."
+        "for the rows of the table, column by column; the CSV has them uncorrected as well. With three seeds and "
+        "many rows a corrected p-value is hardly ever below 0.05: 'not significant' then says little. "
+        f"{SHARED_DATA}"
     )

@@ -34,7 +34,7 @@ class Measured:
     ci_low: float | None = None
     ci_high: float | None = None
     verdict: str | None = None
-    #: a closed form that the value is held against, in place of a figure of the paper
+    #: a closed form, or what sampling alone gives, that the value is held against in place of a figure of the paper
     reference: float | None = None
     #: ends of the t-interval of the mean over seeds; of one run's bootstrap over test samples
     seed_low: float | None = None

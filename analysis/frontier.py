@@ -11,12 +11,13 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.make_tables import read_runs, results_folder
 from genxai.errors import EXIT_OK, GenxaiError
-from launch.cli import add_runs_option, make_parser, run_command, runs_folder
+from launch.cli import add_runs_option, make_parser, run_command
 
 if TYPE_CHECKING:
     from analysis.configuration import Configuration
@@ -43,16 +44,9 @@ EXAMPLES = """
 LAMBDA = "objective.lambda_bias"
 #: what a curve is named after, if curves differ in nothing else
 REFERENCE = ("objective.bias_reference", "objective.bias_conditional")
+#: decimals on a terminal
+DIGITS = 4
 NO_MATPLOTLIB = "no picture: matplotlib is not installed; pip install 'genxai[figures]'"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A metric over the seeds; None where no seed has it, sd None for fewer than two."""
-
-    mean: float | None
-    sd: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -62,11 +56,11 @@ class Point:
     curve: str
     lambda_bias: float
     asked: int  # seeds
-    bias: Spread
-    fidelity: Spread
-    bias_real: Spread  # of the test images as they are
-    bias_unbiased: Spread  # of the test images with uniform textures
-    fidelity_floor: Spread  # training images in the generator's place
+    bias: Sample
+    fidelity: Sample
+    bias_real: Sample  # of the test images as they are
+    bias_unbiased: Sample  # of the test images with uniform textures
+    fidelity_floor: Sample  # training images in the generator's place
     runs: tuple[str, ...]
 
 
@@ -88,12 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(options: argparse.Namespace) -> int:
-    from analysis.results import load_runs
-
-    root = runs_folder(options.runs)
-    results = load_runs(root)
-    for problem in results.problems:
-        print(f"warning: left out: {problem}", file=sys.stderr)
+    root = results_folder(options.runs)
+    results = read_runs(root, "there is no frontier")
     points = frontier(results.in_folder(options.sweep) if options.sweep else results, options.bias, options.fidelity)
     if not points:
         raise GenxaiError(
@@ -102,7 +92,7 @@ def _main(options: argparse.Namespace) -> int:
         )
     files = write(points, options.bias, options.fidelity, options.out)
     if options.json:
-        print(json.dumps([asdict(point) for point in points], indent=1))
+        print(json.dumps([_as_json(point) for point in points], indent=1))
     else:
         print("\n".join(lines(points, options.bias, options.fidelity)))
     print(f"wrote {', '.join(map(str, files))}", file=sys.stderr)
@@ -114,30 +104,26 @@ def _main(options: argparse.Namespace) -> int:
 
 def frontier(results: Results, bias: str, fidelity: str) -> list[Point]:
     """The points by curve and lambda_bias. A curve: runs that differ in lambda_bias and the seed alone."""
-    usable = [c for c in results.reported().configurations() if _sample(c, bias).n and _sample(c, fidelity).n]
+    needed = [f"generator/{name}" for name in (bias, fidelity)]
+    usable = [c for c in results.reported().configurations() if all(c.sample(name).n for name in needed)]
     names = _curve_names(usable)
     points = [_point(configuration, names[configuration.key], bias, fidelity) for configuration in usable]
     return sorted(points, key=lambda point: (point.curve, point.lambda_bias))
 
 
-def _sample(configuration: Configuration, name: str) -> Sample:
-    return configuration.sample(f"generator/{name}")
-
-
 def _point(configuration: Configuration, curve: str, bias: str, fidelity: str) -> Point:
-    def spread(name: str) -> Spread:
-        sample = _sample(configuration, name)
-        return Spread(sample.mean, sample.sd, sample.n)
+    def sample(name: str) -> Sample:
+        return configuration.sample(f"generator/{name}")
 
     return Point(
         curve=curve,
         lambda_bias=float(configuration[LAMBDA]),
         asked=configuration.asked,
-        bias=spread(bias),
-        fidelity=spread(fidelity),
-        bias_real=spread(f"{bias}_real"),
-        bias_unbiased=spread(f"{bias}_unbiased"),
-        fidelity_floor=spread(f"{fidelity}_floor"),
+        bias=sample(bias),
+        fidelity=sample(fidelity),
+        bias_real=sample(f"{bias}_real"),
+        bias_unbiased=sample(f"{bias}_unbiased"),
+        fidelity_floor=sample(f"{fidelity}_floor"),
         runs=tuple(configuration.signatures()),
     )
 
@@ -200,8 +186,8 @@ def as_csv(points: Sequence[Point], bias: str, fidelity: str) -> str:
     for point in points:
         numbers: list[Any] = []
         for name in columns.values():
-            spread: Spread = getattr(point, name)
-            numbers += ["" if value is None else f"{value:.6g}" for value in (spread.mean, spread.sd)]
+            sample: Sample = getattr(point, name)
+            numbers += ["" if value is None else f"{value:.6g}" for value in (sample.mean, sample.sd)]
         table.writerow(
             [point.curve, f"{point.lambda_bias:g}", point.fidelity.n, point.asked, *numbers, " ".join(point.runs)]
         )
@@ -210,20 +196,28 @@ def as_csv(points: Sequence[Point], bias: str, fidelity: str) -> str:
 
 def lines(points: Sequence[Point], bias: str, fidelity: str) -> list[str]:
     """The points for a terminal."""
+    from analysis.verdicts import EM_DASH, fixed, mean_sd
+
     width = max(len("curve"), *(len(point.curve) for point in points))
-    head = f"{'curve':{width}s} {'lambda_bias':>11s} {'seeds':>6s} {bias:>22s} {fidelity:>22s} {'floor':>8s}"
-    rows = [
-        f"{p.curve:{width}s} {p.lambda_bias:>11g} {f'{p.fidelity.n}/{p.asked}':>6s} {_written(p.bias):>22s} "
-        f"{_written(p.fidelity):>22s} {_written(p.fidelity_floor).split(' ')[0]:>8s}"
-        for p in points
-    ]
+    head = f"{'curve':{width}s} {'lambda_bias':>11s} {bias:>26s} {fidelity:>26s} {'floor':>9s}"
+    rows = []
+    for point in points:
+        floor = point.fidelity_floor.mean
+        values = f"{mean_sd(point.bias, DIGITS):>26s} {mean_sd(point.fidelity, DIGITS):>26s}"
+        floor_text = EM_DASH if floor is None else fixed(floor, DIGITS)
+        rows.append(f"{point.curve:{width}s} {point.lambda_bias:>11g} {values} {floor_text:>9s}")
     return [head, *rows]
 
 
-def _written(spread: Spread) -> str:
-    if spread.mean is None:
-        return "—"
-    return f"{spread.mean:.4g}" + ("" if spread.sd is None else f" ± {spread.sd:.2g}")
+def _as_json(point: Point) -> dict[str, Any]:
+    """Every sample as its mean, standard deviation and number of seeds."""
+    from analysis.verdicts import Sample
+
+    parts = {field.name: getattr(point, field.name) for field in fields(point)}
+    return {
+        name: {"mean": part.mean, "sd": part.sd, "n": part.n} if isinstance(part, Sample) else part
+        for name, part in parts.items()
+    }
 
 
 def draw(points: Sequence[Point], bias: str, fidelity: str) -> bytes | None:
@@ -259,7 +253,7 @@ def _draw_real(axes: Any, points: Sequence[Point]) -> None:
     floor = sum(floors) / len(floors)
     axes.axhline(floor, color="grey", linewidth=1, linestyle=":", label="real against real")
     for part, colour, name in ("bias_real", "black", "real, biased"), ("bias_unbiased", "grey", "real, unbiased"):
-        known = [spread.mean for spread in (getattr(point, part) for point in points) if spread.mean is not None]
+        known = [sample.mean for sample in (getattr(point, part) for point in points) if sample.mean is not None]
         if known:
             axes.plot(sum(known) / len(known), floor, "*", color=colour, markersize=10, linestyle="none", label=name)
 

@@ -137,7 +137,7 @@ class _Page:
         if not column.difference:
             return measured_cell(choice.configuration, column, figure, self.spec.verdict, difference)
         if row.id == self._against(row):
-            return absent("All others are compared with this row.", measured=nothing)
+            return absent("Other rows are compared with this one.", measured=nothing)
         return difference_cell(column, difference, self._why_no_pair(row, column))
 
     def _why_no_pair(self, row: RowSpec, column: ColumnSpec) -> str:

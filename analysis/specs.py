@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from analysis.conditions import condition_problem
+from analysis.sampling import Statistic
 from analysis.verdicts import Rule
 from genxai.config import Config, Section
 from genxai.configfile import find_field, validate
@@ -50,6 +51,9 @@ class ColumnSpec(Section):
     unit: str = "%"
     difference: bool = Field(False, description="show the paired difference to the row that the table is `against`")
     beside: dict[str, str] = Field(default_factory=dict, description="word: metric, shown below every value")
+    sampling: Statistic | None = Field(
+        None, description="what sampling alone makes of this in a fair classifier, shown below every value"
+    )
     notes: tuple[str, ...] = ()
 
 
@@ -135,6 +139,7 @@ class TableSpec(Section):
     groups: tuple[GroupSpec, ...] = ()
     columns: tuple[ColumnSpec, ...] = ()
     rows: tuple[RowSpec, ...] = ()
+    rows_of: str | None = Field(None, description="the table that has the rows of this one")
     hyperparameters: tuple[HyperparameterSpec, ...] = ()
     verdict: Rule = Field(default_factory=Rule)
     remarks: tuple[str, ...] = ()
@@ -191,11 +196,24 @@ def load_tables(folder: Path | None = None) -> list[TableSpec]:
     Raises UsageError naming the file and the key that is wrong.
     """
     root = folder if folder is not None else resources.files("analysis") / "definitions"
-    specs = []
-    for entry in sorted(root.iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".yaml"):
-            specs.append(validate(TableSpec, yaml_mapping(entry.read_text(), entry.name), entry.name))
+    trees = {
+        entry.name: yaml_mapping(entry.read_text(), entry.name)
+        for entry in sorted(root.iterdir(), key=lambda item: item.name)
+        if entry.name.endswith(".yaml")
+    }
+    owners = {tree.get("id"): tree for tree in trees.values()}
+    specs = [validate(TableSpec, _with_rows(tree, owners, name), name) for name, tree in trees.items()]
     return sorted(specs, key=lambda spec: [int(part) if part.isdigit() else -1 for part in re.split(r"(\d+)", spec.id)])
+
+
+def _with_rows(tree: dict[str, Any], owners: Mapping[Any, dict[str, Any]], where: str) -> dict[str, Any]:
+    """The tree with the rows of the table that it names as `rows_of`."""
+    name = tree.get("rows_of")
+    if name is None:
+        return tree
+    if "rows" in tree or name not in owners or "rows" not in owners[name]:
+        raise UsageError(f"{where}: rows_of: needs a table with rows of its own, and none here; got {name!r}")
+    return {**tree, "rows": owners[name]["rows"]}
 
 
 def yaml_mapping(text: str, where: str) -> dict[str, Any]:

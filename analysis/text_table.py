@@ -57,7 +57,7 @@ def _cell(configuration: Configuration, column: ColumnSpec, confidence: float) -
     if sample.mean is None:
         return absent(configuration.gaps(column.metric) or f"{configuration.progress()}.", measured=empty)
     measured = Measured(column.metric, column.unit, sample.mean, sample.sd, sample.n, sample.asked)
-    counts = _class_counts(configuration, column.metric.partition("/")[0])
+    counts = configuration.class_counts(column.metric.partition("/")[0])
     if not counts:
         return Cell((mean_sd(sample, column.digits),), (OLD,), measured)
     best = bayes_accuracy(configuration, column.metric.partition("/")[0], counts)
@@ -78,12 +78,6 @@ def _cell(configuration: Configuration, column: ColumnSpec, confidence: float) -
         verdict=lines[-1],
     )
     return Cell(lines, (), numbers)
-
-
-def _class_counts(configuration: Configuration, split: str) -> Sequence[int]:
-    """Samples per class of a split, which all seeds share."""
-    known = [counts.get(split) for counts in configuration.done["class_counts"] if isinstance(counts, dict)]
-    return next((counts for counts in known if counts and sum(counts)), ())
 
 
 def bayes_accuracy(configuration: Configuration, split: str, counts: Sequence[int]) -> float:

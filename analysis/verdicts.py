@@ -17,6 +17,11 @@ from genxai.config import Section
 
 EM_DASH = "—"
 MINUS = "\N{MINUS SIGN}"
+#: what an interval over seeds is about, and what not
+SHARED_DATA = (
+    "All seeds share one data set (data.seed): intervals over seeds are about initialisation, batches and dropout, not "
+    "about the draw of which images contradict the shortcut."
+)
 
 
 class Verdict(StrEnum):
@@ -41,7 +46,7 @@ class Rule(Section):
             f"of freedom; the paper prints no spread, so its figure is taken as exact to ±{self.rounding:g}). "
             f"'differs': the paper's figure lies outside the interval. 'consistent': it lies inside and the interval's "
             f"half-width is at most {self.margin:g}. 'inconclusive': inside a wider interval, or fewer than two seeds. "
-            "Each cell stands alone: no correction for the number of cells."
+            f"Each cell stands alone: no correction for the number of cells. {SHARED_DATA}"
         )
 
 

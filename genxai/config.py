@@ -79,6 +79,9 @@ class DataConfig(Section):
     val_fraction: HeldOut = Field(0.1, description="share of train held out")
     balanced_val_size: AtLeastTen = Field(1000, description="at most this many held-out images, texture independent")
     train_limit: Count | None = Field(None, description="use only this many training images (stratified); all if null")
+    val_limit: Count | None = Field(
+        None, description="use only this many held-out images; null: as many as keep their share under train_limit"
+    )
     test_limit: Count | None = Field(None, description="use only this many test images (stratified); all if null")
     captions: CaptionConfig = Field(default_factory=CaptionConfig)
 
@@ -336,14 +339,29 @@ class Config(Section):
     @model_validator(mode="after")
     def _comments_have_no_images(self) -> Config:
         if self.data.is_text:
-            wanted = {"model.fusion": "text", "train.generator": False, "revise.enabled": False}
-            given = (self.model.fusion, self.train.generator, self.revise.enabled)
+            wanted = {
+                "model.fusion": "text",
+                "train.generator": False,
+                "revise.enabled": False,
+                "train.select_on": "val",
+            }
+            given = (self.model.fusion, self.train.generator, self.revise.enabled, self.train.select_on)
             wrong = [f"{key}={value}" for (key, value), is_ in zip(wanted.items(), given, strict=True) if value != is_]
             if wrong:
                 raise ValueError(
                     f"data.dataset={self.data.dataset} has no images: set {', '.join(wrong).lower()}, or start from "
                     "the preset toxicity"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _training_data_select_nothing(self) -> Config:
+        if self.method.name == "dfr" and self.train.select_on == "val_balanced":
+            raise ValueError("method.name=dfr trains on val_balanced, which so cannot select: set train.select_on=val")
+        if self.method.name == "jtt" and self.explain.from_epoch and self.explains:
+            raise ValueError(
+                "method.name=jtt and explain.from_epoch both have the classifier start again: use one of them"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from genxai.files import read_jsonl
 from genxai.runs import Run, State, canonical_json
 
 if TYPE_CHECKING:
+    from analysis.costs.passes import Part
     from analysis.costs.step import StepCost
 
 CARDS_FILE = Path(__file__).with_name("cards.yaml")
@@ -37,6 +38,7 @@ class Assumptions(Section):
     bandwidth_utilisation: Share
     kernel_seconds: Positive
     kernels_per_batch: Annotated[int, Field(ge=0)]
+    float32_passes: dict[str, Annotated[float, Field(ge=0)]] = Field(..., description="by method.name")
     context_gb: Annotated[float, Field(ge=0)]
     fragmentation: Annotated[float, Field(ge=1)]
 
@@ -110,6 +112,9 @@ _COMMENTS = {"toxicity-surge": (999, 0), "toxicity-davidson": (24_771, 0)}
 #: of the pooled images (genxai.data.splits.TEST_SHARE, which importing would load torch)
 _TEST_SHARE = 0.2
 _CLASSES = 10
+#: components of a joint step (analysis.costs.passes)
+_CLASSIFIER = ("image_encoder", "text_encoder", "fusion", "head")
+_EXPLAINED = ("explanation", "revision")
 
 
 def split_sizes(config: Config) -> Sizes:
@@ -120,9 +125,11 @@ def split_sizes(config: Config) -> Sizes:
     rest = first + second - test
     val = max(1, round(rest * data.val_fraction))
     train = rest - val
+    val_limit = data.val_limit
     if data.train_limit is not None and data.train_limit < train:
-        held_out = round(data.train_limit * data.val_fraction / (1 - data.val_fraction))
-        train, val = data.train_limit, min(val, max(1, held_out))
+        train = data.train_limit
+        val_limit = val_limit or max(1, round(train * data.val_fraction / (1 - data.val_fraction)))
+    val = min(val, val_limit or val)
     test = min(test, data.test_limit or test)
     # equally many of each class, so at most this many; a few less where classes are uneven
     return Sizes(train, val, min(data.balanced_val_size, val) // _CLASSES * _CLASSES, test)
@@ -148,16 +155,18 @@ def step_key(config: Config) -> str:
     train = {name: options["train"][name] for name in ("batch_size", "precision", "optimizer", "generator")}
     train |= {"method": [options["method"][name] for name in ("name", "warmup_epochs")]}
     explain = {name: options["explain"][name] for name in ("fraction", "every")}
-    size = options["data"]["image_size"]
-    return canonical_json([model, objective, revise if revise["enabled"] else False, train, explain, size])
+    data = [config.data.is_text, config.data.image_size]
+    return canonical_json([model, objective, revise if revise["enabled"] else False, train, explain, data])
 
 
 def run_key(config: Config) -> str:
     """Equal for configurations whose runs cost the same on one device."""
     train = config.train
-    sizes = split_sizes(config)
-    rest = [train.epochs, train.eval_every, train.explain_samples, train.threads, train.backend, str(sizes)]
-    return canonical_json([step_key(config), rest])
+    scored = train.generator and train.generator_metrics
+    generated = [train.generated_samples, train.fid_extractor] if scored else False
+    rest: list[Any] = [train.epochs, train.eval_every, train.explain_samples, train.threads, train.backend]
+    rest += [train.second_opinion, generated, config.explain.from_epoch if config.explains else 0]
+    return canonical_json([step_key(config), rest, str(split_sizes(config))])
 
 
 # --- how long that takes -------------------------------------------------------------------------
@@ -200,14 +209,23 @@ def measured_seconds(runs: Iterable[Run]) -> Measured:
 
 
 def step_seconds(cost: StepCost, config: Config, card: Card) -> float:
-    """Assumed seconds of a joint step: each pass takes its operations or its kernels, whichever is longer."""
+    """Assumed seconds of a joint step, mean over the run.
+
+    Each pass takes its operations or its kernels, whichever is longer.
+    """
     assumed = load_cards().assumptions
     threads = config.train.threads if card.per_thread else 1
+    explaining = max(0.0, 1 - config.explain.from_epoch / config.train.epochs)
+    again = assumed.float32_passes.get(config.method.name, 0.0)
 
-    def speed(precision: str) -> float:
-        return card.peak[precision] * TERA * threads * assumed.utilisation[precision]
+    def seconds(part: Part, precision: str) -> float:
+        speed = card.peak[precision] * TERA * threads * assumed.utilisation[precision]
+        return max(part.flops / speed, part.kernels * assumed.kernel_seconds)
 
-    passes = sum(max(part.flops / speed(part.precision), part.kernels * assumed.kernel_seconds) for part in cost.parts)
+    passes = sum(
+        seconds(part, part.precision) * (explaining if part.component in _EXPLAINED else 1.0) for part in cost.parts
+    )
+    passes += again * sum(seconds(part, "fp32") for part in cost.parts if part.component in _CLASSIFIER)
     updates = cost.update_bytes / (card.bandwidth_gb_s * GIGA * threads * assumed.bandwidth_utilisation)
     batches = config.objective.n_critic + 1
     return passes + updates + batches * assumed.kernels_per_batch * assumed.kernel_seconds
@@ -216,7 +234,7 @@ def step_seconds(cost: StepCost, config: Config, card: Card) -> float:
 def assumed_run(cost: StepCost, config: Config, card: Card) -> RunTime:
     """Assumed seconds of a run to its last epoch: its steps, and float32 forward passes for the evaluations."""
     assumed, sizes, train = load_cards().assumptions, split_sizes(config), config.train
-    forward = cost.flops("image_encoder", "text_encoder", "fusion", "head", phases=("forward",)) / train.batch_size
+    forward = cost.flops(*_CLASSIFIER, phases=("forward",)) / train.batch_size
     explained = 2 * min(train.explain_samples, sizes.val)  # a map costs about as much as another forward pass
     evaluations = math.ceil(train.epochs / train.eval_every) * (sizes.val + sizes.balanced + explained)
     # test, unbiased, conflict, and pairs; maps of two more splits

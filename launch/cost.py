@@ -30,13 +30,13 @@ Estimate the full reproduction, table by table, in device-hours, wall time and m
 H200 and on this machine.
 
 A run's time is that of finished runs of the same cost on that kind of device (measured), else its operations over the
-card's dense peak times an assumed utilisation (assumed). Cards, prices and assumptions: launch/cards.yaml; rows:
-launch/reproduction.yaml. For one sweep: launch/sweep.py SWEEP --dry-run.
+card's dense peak times an assumed utilisation (assumed). Cards, prices and assumptions: launch/cards.yaml; tables and
+their sweeps: launch/reproduction.yaml. For one sweep: launch/sweep.py SWEEP --dry-run.
 """
 
 EXAMPLES = """
   python launch/cost.py
-  python launch/cost.py my_rows.yaml --runs /scratch/runs
+  python launch/cost.py my_tables.yaml --runs /scratch/runs
   python launch/cost.py --json | jq '.total[] | {title, devices, device_hours, money}'
 """
 HOUR = 3600.0
@@ -44,11 +44,10 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Job:
-    """Runs of one cost: `count` of them, each `factor` times as long as a run of `config`."""
+    """Runs of one cost: `count` of them, each as long as a run of `config`."""
 
     config: Config
     count: int
-    factor: float = 1.0
     #: most of them that may run at once (the window of a Bayesian search); None: any number
     at_once: int | None = None
 
@@ -90,6 +89,8 @@ class Counter:
         from analysis.costs.step import measure_step
         from launch.cards import step_key
 
+        # the passes of methods are assumed (cards.yaml), not counted
+        config = config.model_copy(update={"method": type(config.method)()})
         key = step_key(config)
         if key not in self._counts:
             self._counts[key] = measure_step(config)
@@ -123,7 +124,7 @@ def _estimate(
     jobs: Sequence[Job], counter: Counter, name: str, card: Card, title: str, devices: int, gigabytes: float
 ) -> Estimate:
     times = [(job, counter.run(job.config, name, card)) for job in jobs]
-    hours = sum(job.count * job.factor * time.seconds for job, time in times) / HOUR
+    hours = sum(job.count * time.seconds for job, time in times) / HOUR
     runs = sum(job.count for job in jobs)
     bases = {time.basis for _, time in times}
     return Estimate(
@@ -142,11 +143,11 @@ def _estimate(
 
 def _wall_seconds(times: Sequence[tuple[Job, RunTime]], devices: int) -> float:
     """Free runs shared out over the devices, longest first; then those that may only run a few at a time."""
-    free = [job.factor * time.seconds for job, time in times for _ in range(job.count) if job.at_once is None]
+    free = [time.seconds for job, time in times for _ in range(job.count) if job.at_once is None]
     seconds = makespan(free, devices)
     for job, time in times:
         if job.at_once is not None:
-            seconds += makespan([job.factor * time.seconds] * job.count, min(devices, job.at_once))
+            seconds += makespan([time.seconds] * job.count, min(devices, job.at_once))
     return seconds
 
 
@@ -298,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path(__file__).with_name("reproduction.yaml"),
         metavar="LISTING.yaml",
-        help="tables and rows to estimate (default: launch/reproduction.yaml)",
+        help="tables and their sweeps to estimate (default: launch/reproduction.yaml)",
     )
     add_runs_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

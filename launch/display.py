@@ -25,6 +25,7 @@ from launch.rowdisplay import (
 )
 from launch.survey import Survey, eta_seconds
 from launch.sweepfile import Objective, Sweep
+from launch.words import point_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -193,17 +194,6 @@ def means_words(outcome: Outcome, objectives: tuple[Objective, ...]) -> str:
         spread = "" if math.isnan(sd) else f" +- {sd:.4f}"
         words.append(f"{objective.metric} {mean:.4f}{spread} (n={outcome.n})")
     return ", ".join(words)
-
-
-def point_words(point: Mapping[str, Any]) -> str:
-    """lambda_gp=10 lambda_bias=0.1: the last part of each key, or the whole where that is ambiguous."""
-    short = [key.rpartition(".")[2] for key in point]
-    names = short if len(set(short)) == len(short) else list(point)
-    return " ".join(f"{name}={_number(value)}" for name, value in zip(names, point.values(), strict=True))
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

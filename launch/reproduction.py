@@ -1,59 +1,35 @@
-"""The rows of the full reproduction as data (launch/reproduction.yaml), and the runs they come to."""
+"""The full reproduction as data (launch/reproduction.yaml), and the runs that its sweeps come to."""
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from genxai.config import Config, Section
-from genxai.configfile import read_tree, set_dotted, validate
-from genxai.errors import UsageError
+from genxai.configfile import read_tree, validate
 from genxai.runs import canonical_json, effective_options
+from launch.cards import run_key
 from launch.cost import Job
-from launch.sweepfile import find_sweep, load_sweep
-
-Count = Annotated[int, Field(ge=1)]
-
-
-class RowSpec(Section):
-    """A row: the configuration that executes the same passes, and how many trainings it is."""
-
-    id: str
-    overrides: dict[str, Any] = Field(default_factory=dict, description="dotted key: value, on top of the base")
-    headline: bool = Field(False, description="on every rho, with more seeds")
-    factor: Annotated[float, Field(gt=0)] = Field(1.0, description="trainings that one run of the method is worth")
-    variant: str = Field("", description="tells planned methods apart that no option does")
+from launch.points import Point, config_at
+from launch.rows import Rows
+from launch.sweepfile import Sweep, find_sweep, load_sweep
 
 
 class TableSpec(Section):
-    """The rows of a table, or the sweep that makes it."""
+    """A line of the listing, and the sweep that makes it."""
 
-    id: str
     title: str
-    status: Literal["sweep", "planned"]
-    sweep: str | None = None
-    rows: tuple[RowSpec, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_source(self) -> TableSpec:
-        if (self.sweep is None) == (not self.rows):
-            raise ValueError("needs either a sweep or rows")
-        return self
+    sweep: str = Field(..., description="sweep file, or its name in sweeps/")
 
 
 class Reproduction(Section):
     """The whole listing."""
 
-    base: str
-    datasets: tuple[str, ...]
-    seeds: Count
-    headline_seeds: Count
-    rho: tuple[float, ...]
-    headline_rho: tuple[float, ...]
-    tables: tuple[TableSpec, ...]
+    base: str = Field(..., description="takes the place of the sweeps' own base; their overrides and rows stay")
+    tables: Annotated[tuple[TableSpec, ...], Field(min_length=1)]
 
 
 def load_reproduction(file: Path) -> Reproduction:
@@ -63,19 +39,20 @@ def load_reproduction(file: Path) -> Reproduction:
 
 
 def jobs_by_table(listing: Reproduction) -> dict[str, list[Job]]:
-    """Title and status of each table -> its runs; a run that an earlier table has is not counted again."""
+    """Title of each table -> its runs; a run that an earlier table has is not counted again.
+
+    A row that waits for a choice is charged as with its first candidate, Bayesian points as the base.
+    Raises UsageError for a sweep that is wrong, or is on this base.
+    """
     known: set[str] = set()
     found: dict[str, list[Job]] = {}
     for table in listing.tables:
-        title = f"{table.title} ({table.status})"
-        found[title] = _sweep_jobs(listing, table.sweep) if table.sweep else _row_jobs(listing, table, known)
+        sweep = load_sweep(find_sweep(table.sweep), [f"base={listing.base}"])
+        found[table.title] = _search_jobs(sweep) if sweep.rows is None else _row_jobs(sweep, sweep.rows, known)
     return found
 
 
-def _sweep_jobs(listing: Reproduction, name: str) -> list[Job]:
-    sweep = load_sweep(find_sweep(name), [f"base={listing.base}"])
-    if sweep.rows is not None:
-        raise UsageError(f"the listing's sweep {name!r} has rows: list them as the rows of a table")
+def _search_jobs(sweep: Sweep) -> list[Job]:
     seeds, bayes = len(sweep.definition.seeds), sweep.definition.bayes
     jobs = [
         Job(sweep.base, len(sweep.grid) * seeds),
@@ -84,23 +61,23 @@ def _sweep_jobs(listing: Reproduction, name: str) -> list[Job]:
     return [job for job in jobs if job.count]
 
 
-def _row_jobs(listing: Reproduction, table: TableSpec, known: set[str]) -> list[Job]:
-    jobs: list[Job] = []
-    for row in table.rows:
-        rhos = listing.headline_rho if row.headline else listing.rho
-        seeds = listing.headline_seeds if row.headline else listing.seeds
-        for dataset, rho in itertools.product(listing.datasets, rhos):
-            config = _config(listing, row, {"data.dataset": dataset, "data.rho": rho})
-            runs = {canonical_json([effective_options(config), row.variant, seed]) for seed in range(seeds)} - known
-            known |= runs
-            if runs:
-                jobs.append(Job(config, len(runs), row.factor))
-    return jobs
+def _row_jobs(sweep: Sweep, rows: Rows, known: set[str]) -> list[Job]:
+    """A job per cost, the runs in `known` left out; adds its own there."""
+    groups: dict[str, tuple[Config, int]] = {}
+    for row, point, seeds in _points(sweep, rows):
+        config = config_at(sweep.base, point, f"sweep {sweep.name}, row {row}")
+        runs = {canonical_json(effective_options(config.model_copy(update={"seed": seed}))) for seed in seeds} - known
+        known |= runs
+        if runs:
+            key = run_key(config)
+            first, count = groups.get(key, (config, 0))
+            groups[key] = first, count + len(runs)
+    return [Job(config, count) for config, count in groups.values()]
 
 
-def _config(listing: Reproduction, row: RowSpec, more: dict[str, Any]) -> Config:
-    tree, where = read_tree(listing.base)
-    for key, value in {**row.overrides, **more}.items():
-        set_dotted(tree, key, value)
-    tree["name"] = "reproduction"
-    return validate(Config, tree, f"{where}, row {row.id} of the listing")
+def _points(sweep: Sweep, rows: Rows) -> Iterator[tuple[str, Point, tuple[int, ...]]]:
+    """Row, point and seeds of every candidate, then of every row in its settings."""
+    for question, candidate in rows.candidates:
+        yield question.row, candidate.point, sweep.definition.selection_seeds
+    for case in rows.cases:
+        yield case.row, case.options[0], case.seeds

@@ -15,11 +15,14 @@ from launch.plan import PlannedRun, Trial
 from launch.rows import Rows
 from launch.survey import Survey
 from launch.sweepfile import Sweep
+from launch.words import number_words, point_words
 
 
 def setting_words(setting: Mapping[str, Any]) -> str:
     """mnist, rho 0.98: names by themselves, numbers with the last part of their key."""
-    return ", ".join(v if isinstance(v, str) else f"{k.rpartition('.')[2]} {_number(v)}" for k, v in setting.items())
+    return ", ".join(
+        v if isinstance(v, str) else f"{k.rpartition('.')[2]} {number_words(v)}" for k, v in setting.items()
+    )
 
 
 def row_name(row: str, setting: Mapping[str, Any]) -> str:
@@ -40,16 +43,7 @@ def origin_words(sweep: Sweep, row: str, stage: str, point: Mapping[str, Any]) -
     if stage != "selection" or choose is None:
         return row, setting_words(setting)
     values = {key: point[key] for key in choose.space if key in point}
-    return row, ", ".join(words for words in (setting_words(setting), f"trying {values_words(values)}") if words)
-
-
-def values_words(values: Mapping[str, Any]) -> str:
-    """lambda_attribution=5."""
-    return " ".join(f"{key.rpartition('.')[2]}={_number(value)}" for key, value in values.items())
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return row, ", ".join(words for words in (setting_words(setting), f"trying {point_words(values)}") if words)
 
 
 # --- the plan ------------------------------------------------------------------------------------
@@ -126,7 +120,7 @@ def _choice_words(answer: Answer) -> str:
         return f"{name}: nothing could be chosen, all {len(question.candidates)} candidates have failed"
     left_out = sum(told.state == "failed" for told in answer.outcomes)
     return (
-        f"{name}: chose {values_words(question.candidates[index].values)}, "
+        f"{name}: chose {point_words(question.candidates[index].values)}, "
         f"{question.by} {answer.outcomes[index].means[0]:.4f}, of {len(question.candidates)} candidates"
         + (f" ({left_out} failed)" if left_out else "")
     )
@@ -193,7 +187,7 @@ def read_told(content: Any) -> Told:
         for choice in content["choices"]:
             for candidate in choice["candidates"]:
                 name = row_name(str(choice["row"]), choice["setting"])
-                labels |= {str(run): f"{name}, trying {values_words(candidate['point'])}" for run in candidate["runs"]}
+                labels |= {str(run): f"{name}, trying {point_words(candidate['point'])}" for run in candidate["runs"]}
         for row in content["rows"]:
             runs = row.get("runs", () if "failed" in row else None)
             waiting += len(row["seeds"]) if runs is None else 0

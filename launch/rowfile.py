@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from genxai.config import Section
 from genxai.configfile import Tree, validate
@@ -16,8 +16,9 @@ SeedList = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(mi
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 
-#: the splits that may choose; test data never do
-CHOOSING_SPLITS = ("val", "val_balanced")
+#: validation splits that a method of this name learns from, as its `Method.trained_on` says (a test compares them):
+#: asking the class would load torch
+LEARNT_FROM = {"dfr": ("val_balanced",)}
 
 
 class Choose(Section):
@@ -26,19 +27,10 @@ class Choose(Section):
     space: Annotated[dict[str, Values], Field(min_length=1)] = Field(
         ..., description="dotted key: values; the candidates are all combinations, and the first one wins a tie"
     )
-    by: str = Field(..., description="<split>/<metric> of result.json; the largest mean is chosen")
+    by: str = Field(..., description="<validation split>/<metric> of result.json; the largest mean is chosen")
     at: dict[str, Any] = Field(
         default_factory=dict, description="the part of the setting that is fixed for choosing; empty: each its own"
     )
-
-    @field_validator("by")
-    @classmethod
-    def _validation_chooses(cls, by: str) -> str:
-        split, _, metric = by.partition("/")
-        if split not in CHOOSING_SPLITS or not metric or metric != metric.strip():
-            allowed = " or ".join(f"{split}/<metric>" for split in CHOOSING_SPLITS)
-            raise ValueError(f"{by!r} cannot choose: hyper-parameters are chosen on validation data, by {allowed}")
-        return by
 
 
 class Row(Section):

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from genxai.config import Config
 from genxai.configfile import get_dotted
+from genxai.data.supply import split_names
 from genxai.errors import UsageError
 from launch.points import Point, check_option, config_at
-from launch.rowfile import Choose, Row
+from launch.rowfile import LEARNT_FROM, Choose, Row
+from launch.words import keys_words
 
 if TYPE_CHECKING:
     from launch.sweepfile import SweepFile
@@ -76,11 +78,6 @@ def count_runs(definition: SweepFile) -> int:
     return count
 
 
-def point_words(point: Mapping[str, Any]) -> str:
-    """data.dataset=mnist, data.rho=0.98: for messages about the file."""
-    return ", ".join(f"{key}={value}" for key, value in point.items()) or "the base"
-
-
 def expand(definition: SweepFile, base: Config, where: str) -> Rows:
     """The rows of a sweep file in their settings, every configuration validated.
 
@@ -105,7 +102,7 @@ def expand(definition: SweepFile, base: Config, where: str) -> Rows:
             index = _asked_at(definition.rows[chooser], asked[chooser], setting)
             if row.like is not None and index is None:
                 raise UsageError(
-                    f"{where}: rows.{name}: at {point_words(setting)} the row {chooser!r} chooses nothing, because "
+                    f"{where}: rows.{name}: at {keys_words(setting)} the row {chooser!r} chooses nothing, because "
                     "its `only` leaves that setting out"
                 )
             question = None if index is None else questions[index]
@@ -123,7 +120,7 @@ def _settings(definition: SweepFile, where: str) -> list[Point]:
     settings = [dict(zip(definition.space, values, strict=True)) for values in _product(definition)]
     for number, setting in enumerate(settings):
         if setting in settings[:number]:
-            raise UsageError(f"{where}: the settings hold {point_words(setting)} twice")
+            raise UsageError(f"{where}: the settings hold {keys_words(setting)} twice")
     return settings
 
 
@@ -164,7 +161,8 @@ def _question(base: Config, name: str, row: Row, setting: Point, number: Iterato
         point = _resolved(base, name, row, setting, values, where)
         chosen = {key: point[key] for key in values}
         if any(chosen == known.values for known in candidates):
-            raise UsageError(f"{where}: rows.{name}.choose.space holds {point_words(chosen)} twice")
+            raise UsageError(f"{where}: rows.{name}.choose.space holds {keys_words(chosen)} twice")
+        _check_chooser(config_at(base, point, where), choose.by, f"{where}: rows.{name}.choose.by")
         candidates.append(Candidate(next(number), chosen, point))
     shown = {key: candidates[0].point[key] for key in setting}
     return Question(name, shown, choose.by, tuple(candidates))
@@ -188,7 +186,7 @@ def _options(
 def _resolved(base: Config, name: str, row: Row, setting: Point, values: Point, where: str) -> Point:
     """The validated values of all keys that the setting, the row and the choice set."""
     given = {**setting, **row.set, **values}
-    place = f"{where}: row {name!r} at {point_words(setting)}" + (f", {point_words(values)}" if values else "")
+    place = f"{where}: row {name!r} at {keys_words(setting)}" + (f", {keys_words(values)}" if values else "")
     config = config_at(base, given, place)
     return {key: get_dotted(config, key) for key in given}
 
@@ -232,6 +230,22 @@ def _check_settings(definition: SweepFile, given: Mapping[str, Sequence[Any]], w
         for value in values:
             if value not in grid:
                 raise UsageError(f"{where}: {key}={value} is not in the grid, which has {', '.join(map(str, grid))}")
+
+
+def _check_chooser(config: Config, by: str, where: str) -> None:
+    """The metric is of a validation split of this data, which the method has not learnt from."""
+    splits = split_names(config.data).validation
+    split, _, metric = by.partition("/")
+    if split not in splits or not metric or metric != metric.strip():
+        allowed = " or ".join(f"{name}/<metric>" for name in splits)
+        raise UsageError(f"{where}: {by!r} cannot choose: hyper-parameters are chosen on validation data, by {allowed}")
+    learnt = LEARNT_FROM.get(config.method.name, ())
+    if split in learnt:
+        others = " or ".join(f"{name}/<metric>" for name in splits if name not in learnt)
+        raise UsageError(
+            f"{where}: {by!r} cannot choose: method.name={config.method.name} learns from {split}, on which its "
+            f"values are those of training data; choose by {others}"
+        )
 
 
 def _check_like(rows: Mapping[str, Row], name: str, row: Row, like: str, where: str) -> None:

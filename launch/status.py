@@ -197,7 +197,8 @@ def _cells(tally: Tally, names: Sequence[str], wanted: str) -> list[str]:
 
 def _words(s: Sight) -> list[str]:
     """The best point so far, and what the runs in the queue wait for."""
-    from launch.display import point_words, waiting_words
+    from launch.display import waiting_words
+    from launch.words import point_words
 
     lines = []
     if s.best is not None:

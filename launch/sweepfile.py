@@ -122,9 +122,9 @@ class SweepFile(Section):
 
     @model_validator(mode="after")
     def _rows_are_no_search(self) -> SweepFile:
+        if self.selection_seeds and not any(row.choose for row in self.rows.values()):
+            raise ValueError("selection_seeds are for rows that choose, of which there are none: remove them")
         if not self.rows:
-            if self.selection_seeds:
-                raise ValueError("selection_seeds are for rows, of which there are none")
             return self
         if self.bayes.points:
             raise ValueError(f"rows are not searched: bayes.points={self.bayes.points} does not go with them")

@@ -36,8 +36,8 @@ def make_splits(data: DataConfig, labels: Tensor, textures: Tensor, num_train: i
 
     labels, textures: int64 [N], of every image; the first num_train come from the data set's training file.
     pooled: TEST_SHARE of all images are for testing; canonical: those of the test file. Of the rest val_fraction is
-    held out. train_limit keeps that many training images and as many held-out ones as leave their share as it is;
-    test_limit keeps that many test images.
+    held out. The limits keep that many images of each; without val_limit, train_limit keeps as many held-out images as
+    leave their share as it is.
     """
     strata = labels * NUM_TEXTURES + textures
     images = torch.arange(len(labels), device=labels.device)
@@ -45,14 +45,24 @@ def make_splits(data: DataConfig, labels: Tensor, textures: Tensor, num_train: i
         rest, test = images[:num_train], images[num_train:]
     else:
         test, rest = take_share(images, strata, round(len(images) * TEST_SHARE), seed, "test")
-    val, train = take_share(rest, strata, max(1, round(len(rest) * data.val_fraction)), seed, "val")
-    if data.train_limit is not None and data.train_limit < len(train):
-        held_out = round(data.train_limit * data.val_fraction / (1 - data.val_fraction))
-        train = take_share(train, strata, data.train_limit, seed, "train_limit")[0]
-        val = take_share(val, strata, min(len(val), max(1, held_out)), seed, "val_limit")[0]
-    if data.test_limit is not None and data.test_limit < len(test):
-        test = take_share(test, strata, data.test_limit, seed, "test_limit")[0]
+    train, val = hold_out(rest, strata, data, seed)
+    test = limited(test, strata, data.test_limit, seed, "test_limit")
     return Splits(train, val, test, *_balanced(val, labels, data.balanced_val_size, seed))
+
+
+def hold_out(items: Tensor, strata: Tensor, data: DataConfig, seed: int) -> tuple[Tensor, Tensor]:
+    """Training and held-out items of what is not for testing, within their limits; strata int64 [N], of all items."""
+    val, train = take_share(items, strata, max(1, round(len(items) * data.val_fraction)), seed, "val")
+    val_limit = data.val_limit
+    if val_limit is None and data.train_limit is not None and data.train_limit < len(train):
+        val_limit = max(1, round(data.train_limit * data.val_fraction / (1 - data.val_fraction)))
+    train = limited(train, strata, data.train_limit, seed, "train_limit")
+    return train, limited(val, strata, val_limit, seed, "val_limit")
+
+
+def limited(items: Tensor, strata: Tensor, limit: int | None, seed: int, stream: str) -> Tensor:
+    """At most `limit` of the items, each stratum keeping its share; all of them for None."""
+    return items if limit is None or limit >= len(items) else take_share(items, strata, limit, seed, stream)[0]
 
 
 def take_share(images: Tensor, strata: Tensor, size: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from genxai.config import Config, DataConfig, TextEncoderConfig
 from genxai.data.identity_terms import NONE, find_terms, identity_terms
 from genxai.data.sources import fingerprint
-from genxai.data.splits import TEST_SHARE, take_share
+from genxai.data.splits import TEST_SHARE, hold_out, limited, take_share
 from genxai.data.supply import TOXICITY
 from genxai.data.tokens import Tokenizer, WordPiece, load_tokenizer
 from genxai.data.toxicity_sources import MADLIBS, load_comments
@@ -66,13 +66,8 @@ def _places(data: DataConfig) -> dict[str, Tensor]:
     labels, seed = _corpus(data.dataset, data.source).labels, data.seed
     comments = torch.arange(len(labels))
     test, rest = take_share(comments, labels, round(len(labels) * TEST_SHARE), seed, "test")
-    val, train = take_share(rest, labels, max(1, round(len(rest) * data.val_fraction)), seed, "val")
-    if data.train_limit is not None and data.train_limit < len(train):
-        held_out = round(data.train_limit * data.val_fraction / (1 - data.val_fraction))
-        train = take_share(train, labels, data.train_limit, seed, "train_limit")[0]
-        val = take_share(val, labels, min(len(val), max(1, held_out)), seed, "val_limit")[0]
-    if data.test_limit is not None and data.test_limit < len(test):
-        test = take_share(test, labels, data.test_limit, seed, "test_limit")[0]
+    train, val = hold_out(rest, labels, data, seed)
+    test = limited(test, labels, data.test_limit, seed, "test_limit")
     return {"train": train, "val": val, "test": test, MADLIBS: _audited(data)}
 
 

@@ -1,4 +1,4 @@
-"""Attribution to the tokens of a text that can sit in a training loop: gradient times embedding.
+"""Attribution to the tokens of a text that can sit in a training loop: gradient times difference from padding.
 
 Like `cam`: batched, differentiable, without hooks or forward passes of its own, and under the same conditions.
 """
@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 
-def token_attribution(score: Tensor, embeddings: Tensor, *, create_graph: bool = False) -> Tensor:
-    """Gradient x input per token (Shrikumar et al. 2016; Kindermans et al. 2016): a_l = |sum_d g_ld e_ld|.
+def token_attribution(
+    score: Tensor, embeddings: Tensor, baseline: Tensor | None = None, *, create_graph: bool = False
+) -> Tensor:
+    """Gradient x difference from a baseline per token (Shrikumar et al. 2016): a_l = |sum_d g_ld (e_ld - b_d)|.
 
-    score [B], one scalar per sample, in the graph of embeddings e [B, L, D]; g = dscore/de. Returns [B, L] >= 0 in the
-    score's units, at least float32: to first order, what the score would lose if the token's embedding were 0. With
-    create_graph it is differentiable, else detached. The graph of `score` is kept. Raises ValueError for wrong shapes,
-    or a score that does not depend on the embeddings.
+    score [B], one scalar per sample, in the graph of embeddings e [B, L, D]; g = dscore/de; baseline b [D], None for 0.
+    Returns [B, L] >= 0 in the score's units, at least float32: to first order, what the score would lose if the token
+    were the baseline. Take the embedding of padding: a BERT normalises its embeddings, so g is orthogonal to e with
+    its position, and g e says nothing of the word. With create_graph it is differentiable, else detached. The graph of
+    `score` is kept. Raises ValueError for wrong shapes, or a score that does not depend on the embeddings.
     """
     if embeddings.dim() != 3:
         raise ValueError(f"embeddings must have shape [B, L, D], got {list(embeddings.shape)}")
@@ -35,7 +38,17 @@ def token_attribution(score: Tensor, embeddings: Tensor, *, create_graph: bool =
         raise ValueError("the score does not depend on these embeddings: take both from the same forward pass")
     precision = torch.promote_types(embeddings.dtype, torch.float32)
     values = embeddings if create_graph else embeddings.detach()
+    if baseline is not None:
+        values = values - (baseline if create_graph else baseline.detach())
     return (values.to(precision) * gradients.to(precision)).sum(dim=2).abs()
+
+
+def margin(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of each sample's class minus that of the other: logits [B, 2], classes int64 [B] -> [B].
+
+    What the probabilities depend on; a single logit can lose its dependence on a word while the other keeps it.
+    """
+    return (logits[:, 1] - logits[:, 0]) * (2 * classes - 1)
 
 
 def share_on(attribution: Tensor, chosen: Tensor, token_mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genxai.errors import GenxaiError
+from genxai.explain.text import margin
 
 if TYPE_CHECKING:
     from genxai.models import FusionClassifier
@@ -41,7 +42,7 @@ def integrated_gradients(
     *,
     steps: int = STEPS,
 ) -> Integrated:
-    """LayerIntegratedGradients (Sundararajan et al. 2017) of each class's logit, at the token embeddings.
+    """LayerIntegratedGradients (Sundararajan et al. 2017) of each class's margin, at the token embeddings.
 
     tokens int64 [B, L], token_mask bool [B, L], classes int64 [B]. The baseline is the same text with every token but
     the first and the last replaced by padding that is not masked; `steps` points lie between. To be called in eval
@@ -55,7 +56,7 @@ def integrated_gradients(
 
     def score(ids: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
         logits = classifier(torch.zeros(len(ids), 1, 0, 0, device=ids.device), ids, mask).logits
-        return logits.gather(1, chosen[:, None]).squeeze(1)
+        return margin(logits, chosen)
 
     with torch.enable_grad():
         found = method(score, classifier.text_encoder.embedding_layer).attribute(

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +23,7 @@ from genxai.errors import UsageError
 from genxai.explain import require_second_opinion
 from genxai.explain.text_captum import require_captum
 from genxai.fairness import BiasReference, bias_reference, build_descriptor
+from genxai.fairness.bias import ReferenceKind
 from genxai.fairness.methods import Method, build_method
 from genxai.metrics.generation_fidelity import Fidelity
 from genxai.models import Critic, FusionClassifier, Generator
@@ -32,6 +33,9 @@ from genxai.training.backends.choose import choose_backend, keep_accelerate_out,
 from genxai.training.draws import Draws, running_sum
 from genxai.training.parallel import Processes, world_size
 from genxai.training.precision import Precision, compute_in_float32
+
+if TYPE_CHECKING:
+    from genxai.data.toxicity import ToxicText
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ class Generation:
     average: Generator
     descriptor: Any
     reference: BiasReference
+    #: the same for every configuration: what generators of different ones are compared with
+    common_reference: BiasReference
 
 
 @dataclass
@@ -89,6 +95,11 @@ class Experiment:
         return cast(FusionClassifier, self.trained["classifier"].module)
 
     @property
+    def comments(self) -> ToxicText:
+        """The training split where it is one of comments."""
+        return cast("ToxicText", self.train)
+
+    @property
     def average(self) -> Generator:
         """The averaged generator, which is the one evaluated."""
         return self._generation.average
@@ -102,6 +113,11 @@ class Experiment:
     def reference(self) -> BiasReference:
         """What E[B(G)] is held to."""
         return self._generation.reference
+
+    @property
+    def common_reference(self) -> BiasReference:
+        """E[B(x) | y] over val_balanced, whatever the generator is held to."""
+        return self._generation.common_reference
 
     @property
     def _generation(self) -> Generation:
@@ -134,9 +150,17 @@ class Experiment:
         return self.config.explains and begun and step % explain.every == 0
 
     def classifier_began(self, step: int) -> int:
-        """The step at which the classifier that is trained at this one has started from its initial state."""
-        restart = self.method.restart_epoch * self.draws.steps_per_epoch
+        """The step at which the learning rate of the classifier that is trained at this one has started."""
+        restart = self.restart_epoch * self.draws.steps_per_epoch
         return restart if step >= restart else 0
+
+    @property
+    def restart_epoch(self) -> int:
+        """Epochs before what is kept of the classifier, and its learning rate, start again; 0: they never do.
+
+        A method trains it anew (jtt), or a post-hoc fine-tune goes on from the classifier that was never explained.
+        """
+        return max(self.method.restart_epoch, self.config.explain.from_epoch if self.config.explains else 0)
 
     def classifier_batch(self, step: int) -> Sample:
         """The real samples of the classifier update, chosen and composed as the method says."""
@@ -256,7 +280,9 @@ def _network(name: str, config: Config, data: Any, device: torch.device) -> nn.M
 def _generation(config: Config, train: TexMM, generator: nn.Module) -> Generation:
     average = cast(Generator, copy.deepcopy(generator).requires_grad_(False))
     descriptor = build_descriptor(config.objective.bias_descriptor, config.data.image_size).to(train.labels.device)
-    return Generation(average, descriptor, reference_statistics(config, train, descriptor))
+    balanced = TexMM(config, "val_balanced", train.labels.device)
+    common = class_statistics(balanced, descriptor, kind="balanced", conditional=True)
+    return Generation(average, descriptor, reference_statistics(config, train, descriptor), common)
 
 
 def _synchronise_batch_norm(classifier: nn.Module, config: Config, processes: Processes, device: torch.device) -> None:
@@ -327,6 +353,20 @@ def _positions(config: Config, processes: Processes, device: torch.device) -> Te
 
 
 @torch.no_grad()
+def class_statistics(data: TexMM, descriptor: Any, *, kind: ReferenceKind, conditional: bool) -> BiasReference:
+    """`bias_reference` of a split's images."""
+    parts = torch.arange(len(data), device=data.labels.device).split(EVALUATION_BATCH)
+    return bias_reference(
+        torch.cat([descriptor(data.batch(indices).images) for indices in parts]),
+        data.labels,
+        data.textures,
+        kind=kind,
+        conditional=conditional,
+        num_classes=NUM_CLASSES,
+        num_textures=NUM_TEXTURES,
+    )
+
+
 def reference_statistics(config: Config, train: TexMM, descriptor: Any) -> BiasReference:
     """E[B(x)] of Eq. 5, once: of the training data as they are or balanced over textures, or of val_balanced.
 
@@ -335,19 +375,8 @@ def reference_statistics(config: Config, train: TexMM, descriptor: Any) -> BiasR
     """
     objective = config.objective
     data = TexMM(config, "val_balanced", train.labels.device) if objective.bias_reference == "validation" else train
-    features = [
-        descriptor(data.batch(indices).images)
-        for indices in torch.arange(len(data), device=data.labels.device).split(EVALUATION_BATCH)
-    ]
-    reference = bias_reference(
-        torch.cat(features),
-        data.labels,
-        data.textures,
-        kind="data" if objective.bias_reference == "data" else "balanced",
-        conditional=objective.bias_conditional,
-        num_classes=NUM_CLASSES,
-        num_textures=NUM_TEXTURES,
-    )
+    kind: ReferenceKind = "data" if objective.bias_reference == "data" else "balanced"
+    reference = class_statistics(data, descriptor, kind=kind, conditional=objective.bias_conditional)
     groups, missing = NUM_CLASSES * NUM_TEXTURES, reference.missing_groups
     if objective.bias_reference != "data" and missing:
         log.warning(

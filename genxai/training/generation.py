@@ -41,10 +41,15 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def evaluate_generator(experiment: Experiment) -> dict[str, float]:
-    """The averaged generator against the reference of Eq. 5, on a fixed set of latents and class labels."""
+    """The averaged generator on a fixed set of latents and class labels, by Eq. 5: against what it is held to
+    (`bias_gap`), and against a reference that is the same for every configuration (`bias_gap_reference`).
+    """
     parts = [(experiment.descriptor(images), labels) for images, labels in generated(experiment, GENERATED)]
     features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return {"generator/bias_gap": bias_loss(features, labels, experiment.reference).item()}
+    return {
+        "generator/bias_gap": bias_loss(features, labels, experiment.reference).item(),
+        "generator/bias_gap_reference": bias_loss(features, labels, experiment.common_reference).item(),
+    }
 
 
 def generated(experiment: Experiment, count: int) -> Batches:

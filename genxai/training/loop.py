@@ -71,8 +71,8 @@ class Loop:
             epoch, within = divmod(state.step, self.experiment.draws.steps_per_epoch)
             if within == 0 and (epoch % train.eval_every == 0 or state.step == self.experiment.steps):
                 self._evaluate(epoch)
-            if within == 0 and epoch == self.experiment.method.restart_epoch:
-                self._restart_classifier()
+            if within == 0 and epoch == self.experiment.restart_epoch:
+                self._restart_classifier(epoch)
             if self._ended:
                 self._finish_classifier()
             stop, due = self.processes.any(self.stop.requested, self.processes.first and self._save_is_due())
@@ -128,18 +128,19 @@ class Loop:
         else:
             state.stale += 1
             # a classifier that is yet to start again cannot be the last one
-            state.stopped_early = state.stale >= train.patience and epoch > experiment.method.restart_epoch
+            state.stopped_early = state.stale >= train.patience and epoch > experiment.restart_epoch
         if self.processes.first and experiment.config.run.pictures:
             write_pictures(experiment, classifier, self.run.pictures, state.step)
         self.reporter.say(f"epoch {epoch}: " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
-    def _restart_classifier(self) -> None:
-        """Let the method look at the classifier, which then starts again; what was kept of it is forgotten."""
+    def _restart_classifier(self, epoch: int) -> None:
+        """Forget what was kept of the classifier, which a method may look at and start again from its beginning."""
         experiment, state = self.experiment, self.state
-        self._finite_states()
-        experiment.method.before_restart(experiment.whole_classifier(), self._over_split)
-        experiment.restart_classifier()
-        experiment.weigh_samples()
+        if epoch == experiment.method.restart_epoch:
+            self._finite_states()
+            experiment.method.before_restart(experiment.whole_classifier(), self._over_split)
+            experiment.restart_classifier()
+            experiment.weigh_samples()
         state.best, state.best_accuracy, state.best_epoch, state.stale = None, None, 0, 0
 
     def _finish_classifier(self) -> None:

@@ -296,7 +296,9 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
     """
     config = experiment.config
     if config.data.is_text:
-        share = identity_share(experiment.classifier, config, monitored, create_graph=create_graph)
+        share = identity_share(
+            experiment.classifier, config, monitored, experiment.comments.pad_id, create_graph=create_graph
+        )
         return share, share
     if config.explain.masks == "random":
         monitored = monitored._replace(masks=elsewhere(monitored.masks, config.seed, monitored.ids))

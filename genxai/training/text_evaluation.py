@@ -106,7 +106,9 @@ def _measured(
         with frozen(classifier), torch.no_grad():
             classes = classifier(sample.images, sample.tokens, sample.token_mask).logits.argmax(1)
         with frozen(classifier), torch.enable_grad():
-            attribution = attribute(classifier, sample.tokens, sample.token_mask, classes, create_graph=False)
+            attribution = attribute(
+                classifier, sample.tokens, sample.token_mask, classes, data.pad_id, create_graph=False
+            )
         return share_on(attribution, sample.masks, sample.token_mask)
 
     with evaluating(classifier):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genxai.config import Config
 from genxai.data.counter_rng import uniform
-from genxai.explain.text import share_on, token_attribution
+from genxai.explain.text import margin, share_on, token_attribution
 from genxai.models import FusionClassifier, evaluating
 
 
@@ -31,8 +31,10 @@ class Comments(Protocol):
     def ids(self) -> Tensor: ...
 
 
-def identity_share(classifier: FusionClassifier, config: Config, comments: Comments, *, create_graph: bool) -> Tensor:
-    """R: the share of the attribution of each label's logit that is on identity terms, float32 [B] in [0, 1].
+def identity_share(
+    classifier: FusionClassifier, config: Config, comments: Comments, pad_id: int, *, create_graph: bool
+) -> Tensor:
+    """R: the share of the attribution of each label's margin that is on identity terms, float32 [B] in [0, 1].
 
     0 for a comment without one. With `explain.masks=random` on as many random tokens instead, which is the placebo.
     With create_graph differentiable in the parameters.
@@ -41,15 +43,17 @@ def identity_share(classifier: FusionClassifier, config: Config, comments: Comme
     if config.explain.masks == "random":
         terms = elsewhere_in_text(terms, comments.token_mask, config.seed, comments.ids)
     attribution = attribute(
-        classifier, comments.tokens, comments.token_mask, comments.labels, create_graph=create_graph
+        classifier, comments.tokens, comments.token_mask, comments.labels, pad_id, create_graph=create_graph
     )
     return share_on(attribution, terms, comments.token_mask)
 
 
 def attribute(
-    classifier: FusionClassifier, tokens: Tensor, token_mask: Tensor, labels: Tensor, *, create_graph: bool
+    classifier: FusionClassifier, tokens: Tensor, token_mask: Tensor, labels: Tensor, pad_id: int, *, create_graph: bool
 ) -> Tensor:
-    """`token_attribution` of each label's logit, float32 [B, L].
+    """`token_attribution` of each label's margin, its logit minus the other's, against padding: float32 [B, L].
+
+    The margin and not the logit, from which dependence could move to the other one.
 
     What is explained is the network as it is used, without dropout, and in float32: it is differentiated twice.
     """
@@ -59,8 +63,8 @@ def attribute(
             embeddings.requires_grad_()
         images = torch.zeros(len(tokens), 1, 0, 0, device=tokens.device)
         logits = classifier(images, tokens, token_mask, embeddings=embeddings).logits
-        score = logits.gather(1, labels[:, None]).squeeze(1)
-        return token_attribution(score, embeddings, create_graph=create_graph)
+        padding = classifier.text_encoder.embedding_layer(tokens.new_full((), pad_id))
+        return token_attribution(margin(logits, labels), embeddings, padding, create_graph=create_graph)
 
 
 def elsewhere_in_text(terms: Tensor, token_mask: Tensor, seed: int, ids: Tensor) -> Tensor:

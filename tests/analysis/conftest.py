@@ -132,7 +132,7 @@ def sweep(runs: RunsFolder) -> RunsFolder:
             "val/accuracy": accuracy,
             "val/ssim_align": [ssim] * len(accuracy),
             "test/accuracy": [value - 0.01 for value in accuracy],
-            "generator/bias_gap": [0.01] * len(accuracy),
+            "generator/bias_gap_reference": [0.01] * len(accuracy),
         }
         done = runs.seeds(point, values, folder="lambda", origin=origin)
         if trial == 1:

@@ -205,6 +205,16 @@ def test_what_no_run_could_have_is_set_aside_and_said(runs: Any) -> None:
     assert verdict_of_maps == ["not checkable", "not checkable"]
 
 
+@pytest.mark.parametrize(("fid", "verdict"), [(1.0, "holds"), (5.5, "holds"), (9.0, "does not hold")])
+def test_a_better_fid_is_no_sacrifice_and_a_clearly_worse_one_is(runs: Any, fid: float, verdict: str) -> None:
+    gap = {"generator/bias_gap": (0.1, 0.11, 0.12), "generator/fid": (fid, fid + 0.1, fid - 0.1)}
+    runs.seeds({"objective.lambda_bias": 0.1}, gap)
+    plain = {"generator/bias_gap": (0.5, 0.52, 0.51), "generator/fid": (5.0, 5.1, 5.0)}
+    runs.seeds({"objective.lambda_bias": 0.0}, plain)
+    verdicts, _ = judged(runs)
+    assert cells(verdicts, "bias_regulariser")["verdict"] == verdict
+
+
 def test_the_papers_own_figures_are_held_against_its_sentence(runs: Any) -> None:
     verdicts, _ = check_claims(load_claims(), load_runs(runs.path)).tables
     own = {row.id: row.cells[-1].text for row in verdicts.rows}

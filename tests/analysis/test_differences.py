@@ -70,11 +70,32 @@ def test_a_single_common_seed_is_no_pair() -> None:
     assert paired({0: 1.0, 1: 2.0}, {1: 1.0, 2: 5.0}, "base", 0.95) is None
 
 
-def test_a_constant_difference_has_no_doubt_and_none_has_all() -> None:
-    same = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}, "base", 0.95)
-    more = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0}, "base", 0.95)
-    assert same is not None and more is not None
-    assert (same.p, more.p) == (1.0, 0.0)
+def test_differences_without_spread_have_no_p_value_and_are_not_counted_by_the_correction() -> None:
+    base = {0: 0.1, 1: 0.2, 2: 0.7}
+    same = paired(base, base, "x", 0.95)
+    more = paired({0: 0.3, 1: 0.4, 2: 0.9}, base, "x", 0.95)  # but for binary fractions all +0.2
+    real = paired({0: 0.3, 1: 0.5, 2: 0.9}, base, "x", 0.95)
+    assert same is not None and more is not None and real is not None
+    assert (same.p, more.p) == (None, None)
+    found = corrected({"same": same, "more": more, "real": real})
+    assert found["more"].p_holm is None and found["real"].p_holm == pytest.approx(real.p)
+    assert found["more"].lines(1) == ("+0.2 [+0.2, +0.2]", "n=3, no p")
+
+
+def test_a_table_says_why_a_difference_has_no_p_value(runs: Any) -> None:
+    runs.seeds({"model.fusion": "image"}, {"test/accuracy": (0.5, 0.6, 0.7)})
+    runs.seeds({"model.fusion": "early"}, {"test/accuracy": (0.6, 0.7, 0.8)})
+    found = lines(runs, rows=SPEC["rows"][:2])
+    assert found["early", "gain", ""]["text"].endswith("n=3, no p")
+    assert "all seeds differ by the same amount" in found["early", "gain", ""]["notes"]
+    assert found["early", "accuracy", ""]["against_p_holm"] == ""
+
+
+def test_a_row_can_be_paired_with_another_than_the_tables(three: Any) -> None:
+    rows = [dict(row) for row in SPEC["rows"][:3]]
+    rows[2]["against"] = "early"
+    found = lines(three, rows=rows)["cross", "gain", ""]
+    assert found["against"] == "early" and found["text"].startswith("+9.3 [")
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:
@@ -93,7 +114,8 @@ def test_every_row_is_corrected_for_the_others_of_its_column() -> None:
         "b": paired({0: 90.0, 1: 91.0, 2: 95.0}, base, "x", 0.95),
     }
     found = corrected({name: pair for name, pair in pairs.items() if pair is not None})
-    smaller, larger = sorted(found.values(), key=lambda difference: difference.p)
+    smaller, larger = sorted(found.values(), key=lambda difference: difference.p or 0.0)
+    assert smaller.p is not None and larger.p is not None
     assert smaller.p_holm == pytest.approx(2 * smaller.p)
     assert larger.p_holm == pytest.approx(max(2 * smaller.p, larger.p))
 
@@ -119,7 +141,7 @@ def test_a_difference_column_and_a_difference_row_show_the_interval(three: Any) 
     assert found["early_cross", "accuracy", ""]["text"] == f"+9.3 [+3.1, +15.6]; n=3, Holm p = {p:.3f}"
     rows = [row for row in SPEC["rows"] if "of" not in row]
     assert lines(three, rows=rows)["cross", "gain", ""]["text"].startswith("+11.0 [+4.4, +17.6]; n=3, Holm p =")
-    assert "All others are compared with this row." in lines(three, rows=rows)["image", "gain", ""]["notes"]
+    assert "Other rows are compared with this one." in lines(three, rows=rows)["image", "gain", ""]["notes"]
 
 
 def test_what_no_model_changes_is_shown_once_and_a_spread_is_told(three: Any) -> None:

@@ -83,7 +83,7 @@ def test_the_command_writes_data_and_a_picture(swept, tmp_path, capsys):
     picture = (tmp_path / "out" / "frontier.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 5000
     printed = capsys.readouterr().out
-    assert "balanced, per class" in printed and "32 ± 2.8" in printed
+    assert "balanced, per class" in printed and "32.0000 ± 2.8284 (2/3)" in printed
 
 
 def test_the_picture_shows_the_floor_and_the_bias_of_real_data(swept):

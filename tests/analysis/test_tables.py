@@ -229,6 +229,19 @@ def test_a_new_table_is_a_new_file(runs: Any, tmp_path: Path) -> None:
     assert [each.rule_above for each in table.rows] == [False, True]
 
 
+def test_a_table_can_have_the_rows_of_another(tmp_path: Path) -> None:
+    (tmp_path / "table9.yaml").write_text(TABLE_9)
+    again = {**yaml.safe_load(TABLE_9), "id": "again", "rows_of": "table9"}
+    del again["rows"]
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(again))
+    first, second = load_tables(tmp_path)
+    assert first.rows == second.rows and len(first.rows) > 1
+    for wrong in ({**again, "rows_of": "nobody"}, {**again, "rows_of": "again"}, {**again, "rows": []}):
+        (tmp_path / "again.yaml").write_text(yaml.safe_dump(wrong))
+        with pytest.raises(UsageError, match=r"again\.yaml: rows_of"):
+            load_tables(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genxai.config import ModelConfig
 from genxai.errors import GenxaiError
-from genxai.explain.text import share_on, token_attribution
+from genxai.explain.text import margin, share_on, token_attribution
 from genxai.explain.text_captum import integrated_gradients, require_captum
 from genxai.metrics.toxicity import completeness_gap
 from genxai.models import FusionClassifier
@@ -90,9 +90,10 @@ def nothing(count: int) -> Tensor:
 
 def test_on_a_linear_model_it_is_what_each_token_adds(linear: Linear, texts) -> None:
     tokens, mask, labels = texts
-    expected = (linear.embedding(tokens) @ linear.head.weight.T).gather(2, labels[:, None, None].expand(-1, LENGTH, 1))
-    found = attribute(linear, tokens, mask, labels, create_graph=False)
-    torch.testing.assert_close(found, expected.squeeze(2).abs().detach() * mask)
+    added = (linear.embedding(tokens) - linear.embedding(torch.tensor(0))) @ linear.head.weight.T
+    expected = (added[..., 1] - added[..., 0]).abs().detach()
+    found = attribute(linear, tokens, mask, labels, 0, create_graph=False)
+    torch.testing.assert_close(found, expected * mask)
     assert not found.requires_grad
 
 
@@ -108,7 +109,7 @@ def test_given_embeddings_are_the_encoders_own(classifier: FusionClassifier, tex
 
 def test_padding_gets_nothing(classifier: FusionClassifier, texts) -> None:
     tokens, mask, labels = texts
-    found = attribute(classifier, tokens, mask, labels, create_graph=False)
+    found = attribute(classifier, tokens, mask, labels, 0, create_graph=False)
     assert (found[~mask] == 0).all() and (found[mask] > 0).all()
 
 
@@ -118,7 +119,7 @@ def test_the_derivative_of_a_share_is_that_of_finite_differences(classifier: Fus
     terms[:, 1] = True
 
     def shares() -> Tensor:
-        return share_on(attribute(classifier, tokens, mask, labels, create_graph=True), terms, mask).sum()
+        return share_on(attribute(classifier, tokens, mask, labels, 0, create_graph=True), terms, mask).sum()
 
     parameters = dict(classifier.named_parameters())
     chosen = [name for name in parameters if "embedding" in name or "query.weight" in name or "head.1.weight" in name]
@@ -139,7 +140,7 @@ def test_the_derivative_of_a_share_is_that_of_finite_differences(classifier: Fus
 def test_explaining_changes_neither_mode_nor_gradients(classifier: FusionClassifier, texts) -> None:
     tokens, mask, labels = texts
     classifier.train()
-    attribute(classifier, tokens, mask, labels, create_graph=True)
+    attribute(classifier, tokens, mask, labels, 0, create_graph=True)
     assert classifier.training and all(parameter.grad is None for parameter in classifier.parameters())
 
 
@@ -195,14 +196,12 @@ def test_integrated_gradients_of_a_linear_model_are_the_difference_to_padding(li
     place = torch.arange(LENGTH)
     inner = mask & (place > 0) & (place < mask.sum(dim=1, keepdim=True) - 1)
     added = (linear.embedding(tokens) - linear.embedding(torch.tensor(0))) @ linear.head.weight.T
-    expected = added.gather(2, labels[:, None, None].expand(-1, LENGTH, 1)).squeeze(2) * inner
+    expected = (added[..., 1] - added[..., 0]) * (2 * labels[:, None] - 1) * inner
     torch.testing.assert_close(found.attribution, expected.detach())
     torch.testing.assert_close(found.attribution.sum(dim=1), found.score - found.baseline)
-    # against a zero embedding in place of padding it is gradient x embedding
-    with torch.no_grad():
-        linear.embedding.weight[0] = 0
-    zeroed = integrated_gradients(linear, tokens, mask, labels, 0).attribution.abs()
-    torch.testing.assert_close(zeroed, attribute(linear, tokens, mask, labels, create_graph=False) * inner)
+    # which is what one gradient times the difference is, too
+    once = attribute(linear, tokens, mask, labels, 0, create_graph=False)
+    torch.testing.assert_close(found.attribution.detach().abs(), once * inner)
 
 
 def test_integrated_gradients_of_a_transformer_add_up(classifier: FusionClassifier, texts) -> None:
@@ -218,3 +217,21 @@ def test_missing_captum_is_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GenxaiError, match=r"captum.*genxai\[text\]"):
         require_captum()
+
+
+def test_a_berts_attribution_depends_on_the_word_and_not_on_its_position_alone(bert_folder: str, texts) -> None:
+    """Its LayerNorm makes gradient x embedding that of position and type, whatever the word."""
+    text = {"name": bert_folder, "max_tokens": 8}
+    model = FusionClassifier(ModelConfig.model_validate({"fusion": "text", "hidden": 8, "text": text}), 2, WORDS)
+    tokens, mask, labels = texts
+    with torch.no_grad():  # as in a pretrained one; before training that of padding is 0
+        model.text_encoder.embedding_layer.weight.normal_(std=0.05)
+    embeddings = model.text_encoder.embedding_layer(tokens)
+    logits = model.eval()(nothing(3), tokens, mask, embeddings=embeddings).logits
+    (gradient,) = torch.autograd.grad(margin(logits, labels).sum(), embeddings)
+    inner = model.text_encoder.bert.embeddings
+    place = inner.position_embeddings(torch.arange(tokens.shape[1])) + inner.token_type_embeddings(torch.tensor(0))
+    along = (gradient * embeddings).sum(2)
+    torch.testing.assert_close(along, -(gradient * place).sum(2), atol=1e-6, rtol=1e-3)
+    found = attribute(model, tokens, mask, labels, 0, create_graph=False)
+    assert found[mask].mean() > 2 * along[mask].abs().mean()

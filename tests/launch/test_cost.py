@@ -10,6 +10,7 @@ import pytest
 from genxai.configfile import load_config
 from genxai.errors import UsageError
 from genxai.files import append_jsonl, write_json
+from genxai.runs import effective_options
 from launch import cost, sweep
 from launch.cards import (
     Card,
@@ -25,8 +26,10 @@ from launch.cards import (
     this_device,
 )
 from launch.cost import Counter, Job, cost_lines, estimate, makespan, sweep_estimates, sweep_jobs
+from launch.points import config_at
 from launch.reproduction import jobs_by_table, load_reproduction
 from launch.survey import Surveyor, affordable, eta_seconds
+from launch.sweepfile import find_sweep, load_sweep
 
 REPRODUCTION = Path(cost.__file__).with_name("reproduction.yaml")
 CARDS = Path(cost.__file__).with_name("cards.yaml")
@@ -74,6 +77,8 @@ def finish_on(planned, device, seconds, **more):
         ["data.source=embedded"],
         ["data.source=embedded", "data.split=canonical"],
         ["data.source=embedded", "data.train_limit=1500", "data.test_limit=333", "data.val_fraction=0.2"],
+        ["data.source=embedded", "data.train_limit=800", "data.val_limit=250"],
+        ["data.source=embedded", "data.val_limit=100"],
     ],
 )
 def test_the_sizes_of_splits_are_those_of_the_data(overrides):
@@ -144,8 +149,44 @@ def test_only_options_that_cost_something_tell_runs_apart():
     different = ("objective.lambda_gp=0.0", "explain.fraction=0.5", "model.dim=64", "train.batch_size=16")
     for other in (*different, "method.name=rrr"):
         assert step_key(load_config("tiny", [other])) != step_key(base), other
-    more = load_config("tiny", ["train.epochs=4"])
-    assert step_key(more) == step_key(base) and run_key(more) != run_key(base)
+    longer = ("train.epochs=4", "train.second_opinion=true", "train.generator_metrics=true", "explain.from_epoch=1")
+    for other in (*longer, "data.val_limit=100"):
+        more = load_config("tiny", [other])
+        assert step_key(more) == step_key(base) and run_key(more) != run_key(base), other
+
+
+def test_how_the_generator_is_scored_tells_runs_apart_only_where_it_is():
+    scored = run_key(load_config("tiny", ["train.generator_metrics=true"]))
+    for other in ("train.generated_samples=200", "train.fid_extractor=inception"):
+        assert run_key(load_config("tiny", ["train.generator_metrics=true", other])) != scored, other
+        assert run_key(load_config("tiny", [other])) == run_key(load_config("tiny")), other
+
+
+def test_runs_on_comments_are_no_measure_of_runs_on_images():
+    comments = load_config("toxicity")
+    data = comments.data.model_copy(update={"dataset": "mnist"})
+    assert step_key(comments.model_copy(update={"data": data})) != step_key(comments)
+
+
+def test_epochs_without_explanation_are_charged_without_it(tiny_cost, card):
+    bare = replace(tiny_cost, parts=tuple(p for p in tiny_cost.parts if p.component not in ("explanation", "revision")))
+    whole, without = (step_seconds(counted, load_config("tiny"), card) for counted in (tiny_cost, bare))
+    late = step_seconds(tiny_cost, load_config("tiny", ["explain.from_epoch=2"]), card)  # of three
+    assert whole > without and late == pytest.approx(without + (whole - without) / 3)
+
+
+def test_a_method_that_passes_more_often_is_charged_for_float32_passes_of_the_classifier_alone(tiny_cost, card):
+    ours = ("image_encoder", "text_encoder", "fusion", "head")
+    alone = replace(
+        tiny_cost,
+        update_bytes=0,
+        parts=tuple(replace(p, precision="fp32") for p in tiny_cost.parts if p.component in ours),
+    )
+    config, assumed = load_config("tiny"), load_cards().assumptions
+    outside = (config.objective.n_critic + 1) * assumed.kernels_per_batch * assumed.kernel_seconds
+    passes = step_seconds(alone, config, card) - outside
+    erm, rrr = (step_seconds(tiny_cost, load_config("tiny", [f"method.name={name}"]), card) for name in ("jtt", "rrr"))
+    assert rrr - erm == pytest.approx(assumed.float32_passes["rrr"] * passes)
 
 
 # --- cards ---------------------------------------------------------------------------------------
@@ -295,45 +336,65 @@ def test_table_1_is_the_shipped_sweep_at_the_papers_scale():
     assert {job.config.model.image.name for job in jobs} == {"resnet50"}
 
 
+def planned(name):
+    """Configurations of a sweep of rows at the paper's scale, by row and seed; a row that chooses as its first try."""
+    sweep = load_sweep(find_sweep(name), ["base=paper"])
+    seeds = sweep.definition.selection_seeds
+    tried = [(q.row, candidate.point, seed) for q, candidate in sweep.rows.candidates for seed in seeds]
+    run = [(case.row, case.options[0], seed) for case in sweep.rows.cases for seed in case.seeds]
+    return [
+        (row, config_at(sweep.base, point, row).model_copy(update={"seed": seed})) for row, point, seed in tried + run
+    ]
+
+
+def test_tables_come_from_their_sweeps_with_every_row_and_candidate_as_it_is():
+    two, three = list(jobs_by_table(load_reproduction(REPRODUCTION)).values())[1:]
+    assert {job.config.model.image.name for job in two + three} == {"resnet50"}
+    runs = planned("table2")
+    for name in {config.method.name for _, config in runs}:
+        counted = sum(job.count for job in two if job.config.method.name == name)
+        assert counted == sum(config.method.name == name for _, config in runs), name
+    generators = sum(job.count for job in two if job.config.train.generator)
+    assert generators == sum(config.train.generator for _, config in runs)
+
+
 def test_a_run_that_two_rows_share_is_counted_once():
-    tables = jobs_by_table(load_reproduction(REPRODUCTION))
-    counts = [sum(job.count for job in jobs) for jobs in tables.values()]
-    # Table 2: three rows of 2 data sets x 3 seeds, two headline rows of 2 x 4 rho x 5 seeds, and one that is another's
-    assert counts[1] == 3 * 2 * 3 + 2 * 2 * 4 * 5
-    assert counts[2] == 6 * 2 * 3
-    # Tables 3 and 9: the full method and 'without XAI' are rows of Table 2
-    assert counts[3] == 9 * 2 * 3
+    two, three = list(jobs_by_table(load_reproduction(REPRODUCTION)).values())[1:]
+    runs = {name: {str(effective_options(config)) for _, config in planned(name)} for name in ("table2", "table3")}
+    shared = runs["table2"] & runs["table3"]
+    # the full method's selection runs and final ones at rho 0.98, and fusion_no_xai, on 2 data sets
+    assert len(shared) == 2 * (3 + 5 + 3)
+    assert sum(job.count for job in two) == len(runs["table2"])
+    assert sum(job.count for job in three) == len(runs["table3"] - shared)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tables": [{"id": "1", "title": "t", "status": "planned"}]}, "either a sweep or rows"),
-        ({"seeds": 0}, "seeds"),
+        ({"tables": [{"title": "t"}]}, "sweep"),
+        ({"tables": []}, "tables"),
         ({"unknown": 1}, "unknown"),
     ],
 )
 def test_a_wrong_listing_names_what_is_wrong(change, message, tmp_path):
     import yaml
 
-    file = tmp_path / "rows.yaml"
+    file = tmp_path / "tables.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(REPRODUCTION.read_text()) | change))
     with pytest.raises(UsageError, match=message):
         load_reproduction(file)
 
 
-def test_the_command_adds_up_its_tables(tmp_path, capsys):
-    row = "{id: r, overrides: {objective.lambda_attribution: 0, revise.enabled: false}}"
-    listing = tmp_path / "rows.yaml"
+def test_the_command_adds_up_its_tables(sweep_file, rows_file, tmp_path, capsys):
+    listing = tmp_path / "tables.yaml"
     listing.write_text(
-        "base: tiny\ndatasets: [mnist]\nseeds: 2\nheadline_seeds: 3\nrho: [0.98]\nheadline_rho: [0.9, 0.98]\ntables:\n"
-        f"- {{id: a, title: A, status: planned, rows: [{row}, {{id: full, headline: true, factor: 2}}]}}\n"
-        f"- {{id: b, title: B, status: planned, rows: [{row}, {{id: x, variant: x}}]}}\n"
+        f"base: tiny\ntables:\n- {{title: A, sweep: {sweep_file}}}\n- {{title: B, sweep: {rows_file}}}\n"
     )
     assert cost.main([str(listing), "--runs", str(tmp_path / "runs"), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert {title: table["runs"] for title, table in content["tables"].items()} == {"A (planned)": 8, "B (planned)": 2}
+    # rows: 6 candidates, and 6 cases of 2 or 3 seeds; of `full_balanced`, whose runs are those of `full`, none
+    assert {title: table["runs"] for title, table in content["tables"].items()} == {"A": 14, "B": 15}
     parts = [table["estimates"][0]["device_hours"] for table in content["tables"].values()]
     assert content["total"][0]["device_hours"] == pytest.approx(sum(parts))
     assert cost.main([str(listing), "--runs", str(tmp_path / "runs")]) == 0
-    assert "A (planned)" in capsys.readouterr().out
+    assert "A" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import pytest
 
 from genxai.errors import UsageError
+from launch.rowfile import LEARNT_FROM
 from launch.rows import count_runs
 from launch.sweepfile import dump_sweep, find_sweep, load_sweep
 
@@ -171,9 +172,50 @@ def test_a_wrong_table_is_one_message_that_names_what_is_wrong(load, old, new, w
     assert "r.yaml" in str(caught.value) and all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_selection_seeds_without_rows_are_refused(sweep_file):
-    with pytest.raises(UsageError, match="selection_seeds are for rows"):
+def test_selection_seeds_where_nothing_is_chosen_are_refused(sweep_file, tmp_path):
+    with pytest.raises(UsageError, match="selection_seeds are for rows that choose"):
         load_sweep(sweep_file, ["selection_seeds=[5]"])
+    rows = tmp_path / "plain.yaml"
+    rows.write_text("base: tiny\nselection_seeds: [100]\nrows:\n  plain: {}\n")
+    with pytest.raises(UsageError, match="selection_seeds are for rows that choose"):
+        load_sweep(rows)
+
+
+BALANCED = "objective.lambda_gp: [1, 10, 50]}, by: val_balanced/accuracy}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (BALANCED, f"{BALANCED}\n    set: {{method.name: dfr}}"),
+        (BALANCED, BALANCED.replace("50]", "50], method.name: [dfr]")),
+        ("base: tiny", "base: tiny\noverrides: {method.name: dfr}"),
+    ],
+)
+def test_data_that_a_method_learns_from_do_not_choose_its_hyper_parameters(load, old, new):
+    with pytest.raises(UsageError) as caught:
+        load((old, new))
+    said = str(caught.value)
+    assert "rows.full_balanced.choose.by" in said and "dfr learns from val_balanced" in said
+    assert said.endswith("choose by val/<metric>")
+
+
+def test_what_methods_are_said_to_learn_from_is_what_their_classes_say():
+    from genxai.fairness.methods import known_methods
+
+    said = {
+        name: tuple(split for split in kind.trained_on if split != "train") for name, kind in known_methods().items()
+    }
+    assert {name: splits for name, splits in said.items() if splits} == LEARNT_FROM
+
+
+def test_only_validation_splits_that_the_data_have_may_choose(tmp_path):
+    file = tmp_path / "comments.yaml"
+    choose = "{space: {train.lr: [0.1, 0.01]}, by: BY/accuracy}"
+    file.write_text(f"base: toxicity\nseeds: [0]\nselection_seeds: [100]\nrows:\n  plain:\n    choose: {choose}\n")
+    with pytest.raises(UsageError, match=r"by val/<metric>$"):
+        load_sweep(file, ["rows.plain.choose.by=val_balanced/accuracy"])
+    assert load_sweep(file, ["rows.plain.choose.by=val/accuracy"]).rows.questions[0].by == "val/accuracy"
 
 
 # --- the shipped tables --------------------------------------------------------------------------

@@ -241,14 +241,13 @@ def test_the_split_that_selects_is_the_configured_one(planned):
     assert run.result()["best_epoch"] == max(by_epoch, key=by_epoch.__getitem__)
 
 
-def test_a_post_hoc_fine_tune_is_the_plain_classifier_until_its_epoch(planned):
-    late, plain = (
-        planned(*ALONE, "explain.from_epoch=1", folder="late"),
-        planned(*ALONE[:2], "objective.lambda_attribution=0.0", folder="plain"),
-    )
+def test_a_post_hoc_fine_tune_keeps_nothing_of_the_classifier_before_it(planned):
+    late = planned(*ALONE, "explain.from_epoch=1", folder="late")
+    plain = planned(*ALONE[:2], "objective.lambda_attribution=0.0", folder="plain")
     assert train(late) is Outcome.DONE and train(plain) is Outcome.DONE
     lines = [
         [(line["ece"], line["iou_half_max"]) for line in read_jsonl(run.metrics_file) if line["split"] == "val"]
         for run in (late, plain)
     ]
     assert lines[0][0] == lines[1][0] and lines[0][1] != lines[1][1]
+    assert late.result()["best_epoch"] == 2 and plain.result()["best_epoch"] == 1

@@ -138,7 +138,9 @@ def test_the_penalty_takes_attribution_away_from_identity_terms() -> None:
         for step in range(experiment.steps):
             loop.joint_step(experiment, step, Ledger(0.3))
         everything = Monitored.first(experiment.train.batch(torch.arange(96)), 96)
-        return float(identity_share(experiment.classifier, experiment.config, everything, create_graph=False).mean())
+        pad_id = experiment.train.pad_id
+        shares = identity_share(experiment.classifier, experiment.config, everything, pad_id, create_graph=False)
+        return float(shares.mean())
 
     assert share_after_training(100.0) < 0.5 * share_after_training(0.0)
 
