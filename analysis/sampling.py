@@ -17,8 +17,8 @@ def by_sampling(statistic: Statistic, accuracy: float, class_counts: Sequence[in
     """The mean of a statistic over simulated classifiers that differ between groups by chance alone, in [0, 1].
 
     For splits whose textures are uniform whatever the class; `class_counts` [K] are theirs. A tenth of a class is in
-    its aligned group, a tenth of the split has each texture. Hits are Binomial(size, accuracy) in every group, predicted
-    classes Multinomial(size, class shares) at every texture. 2,000 draws, always the same ones.
+    its aligned group, a tenth of the split has each texture. Hits are Binomial(size, accuracy) in every group, and
+    predicted classes Multinomial(size, class shares) at every texture. 2,000 draws, always the same ones.
     """
     import numpy as np
 
