@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from genxai.config import Config
 from genxai.configfile import get_dotted
-from genxai.data.supply import split_names
 from genxai.errors import UsageError
 from launch.points import Point, check_option, config_at
 from launch.rowfile import LEARNT_FROM, Choose, Row
@@ -234,6 +233,8 @@ def _check_settings(definition: SweepFile, given: Mapping[str, Sequence[Any]], w
 
 def _check_chooser(config: Config, by: str, where: str) -> None:
     """The metric is of a validation split of this data, which the method has not learnt from."""
+    from genxai.data.supply import split_names  # the tables read sweep files without it
+
     splits = split_names(config.data).validation
     split, _, metric = by.partition("/")
     if split not in splits or not metric or metric != metric.strip():

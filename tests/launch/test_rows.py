@@ -237,7 +237,7 @@ def test_an_ablation_of_table_3_differs_from_the_full_method_in_what_it_sets_alo
         for mine, its in zip(case.options, whole.options, strict=True):
             assert {key for key in {*mine, *its} if mine.get(key) != its.get(key)} == changed(sweep, case)
     alone = {row for row, spec in sweep.definition.rows.items() if spec.like is None}
-    assert alone == {"full", "without_xai", "revise_only"}
+    assert alone == {"full", "without_xai", "without_bias_feedback", "cam_loss_every_step", "revise_only"}
 
 
 def test_headline_rows_of_table_2_have_all_rho_and_five_seeds_and_the_others_one_rho_and_three():
@@ -271,4 +271,4 @@ def test_tables_2_and_3_train_the_full_method_alike_so_that_one_finds_the_runs_o
         trials = planner.cases((case, option) for case in at for option in case.options)
         trials += [trial for trial in planner.selection() if trial.row == "full"]
         runs.append({planned.signature for trial in trials for planned in trial.runs})
-    assert runs[0] == runs[1] and len(runs[0]) == 2 * 3 * 5 + 2 * 3
+    assert runs[0] == runs[1] and len(runs[0]) == 2 * 3 * 5 + 2 * 3 * 2
