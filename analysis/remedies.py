@@ -50,13 +50,16 @@ def _answers(run: Planned, row: RowSpec) -> bool:
 def _shipped_sweeps() -> tuple[tuple[Path, tuple[Planned, ...]], ...]:
     """Every sweep of this checkout with what it would run; none where only the package is installed.
 
-    Those with rows first, then those that change least of their preset: special ones come when no other will do.
+    Those with rows first, the largest before the others, then those that change least of their preset: special ones
+    come when no other will do.
     """
     found = []
     for path in sorted((REPOSITORY / "sweeps").glob("*.yaml")):
         try:
             sweep = load_sweep(path)
-            found.append((not sweep.rows, len(sweep.definition.overrides), path, _planned(sweep)))
+            planned = _planned(sweep)
+            special = -len(planned) if sweep.rows else len(sweep.definition.overrides)
+            found.append((not sweep.rows, special, path, planned))
         except GenxaiError:
             continue  # launch/sweep.py says what is wrong with it
     return tuple((path, planned) for *_, path, planned in sorted(found, key=lambda entry: entry[:3]))

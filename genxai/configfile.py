@@ -73,9 +73,9 @@ def _read_source(source: str) -> tuple[str, str]:
         near = difflib.get_close_matches(source, preset_names(), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         reason = getattr(error, "strerror", None) or "not a text file"
+        named = str(path) if path.exists() else repr(shortened(source))  # a file is found by its whole path
         raise UsageError(
-            f"{shortened(source)!r} is neither a preset ({', '.join(preset_names())}) nor a readable YAML file: "
-            f"{reason}{hint}"
+            f"{named} is neither a preset ({', '.join(preset_names())}) nor a readable YAML file: {reason}{hint}"
         ) from None
 
 
