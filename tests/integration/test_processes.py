@@ -121,7 +121,9 @@ def test_killing_the_command_leaves_no_process_behind(tmp_path, small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [("2", "4"), ("2", "1"), pytest.param("1", "2", marks=THOROUGH)])
+@pytest.mark.parametrize(
+    ("before", "after"), [pytest.param("2", "4", marks=THOROUGH), ("2", "1"), pytest.param("1", "2", marks=THOROUGH)]
+)
 def test_a_checkpoint_of_one_number_of_processes_goes_on_at_another(tmp_path, small, undisturbed, before, after):
     process, run = start(tmp_path, small, f"run.processes={before}")
     wait_for_step(run, 6, process)
@@ -175,7 +177,12 @@ def test_the_backend_that_a_launcher_was_told_is_the_one_that_trains(tmp_path, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backends", [("ddp", "fsdp2"), pytest.param(("zero2", "ddp"), marks=THOROUGH), ("fsdp2", "zero1")]
+    "backends",
+    [
+        pytest.param(("ddp", "fsdp2"), marks=THOROUGH),
+        pytest.param(("zero2", "ddp"), marks=THOROUGH),
+        ("fsdp2", "zero1"),
+    ],
 )
 def test_a_run_goes_on_under_another_backend(tmp_path, small, backends):
     pytest.importorskip("deepspeed")

@@ -102,7 +102,7 @@ def decision(record: dict) -> tuple:
 
 
 @SLOW
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=THOROUGH), 4])
 def test_in_float32_they_agree_as_far_as_float32_goes(computed, world):
     exact, alone, together = computed(1, 1, "float64"), computed(1, 1, "float32"), computed(world, 1, "float32")
     for name, gradient in exact["gradients"][0].items():
@@ -111,7 +111,7 @@ def test_in_float32_they_agree_as_far_as_float32_goes(computed, world):
 
 
 @SLOW
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=THOROUGH)])
 def test_after_several_steps_metrics_and_decisions_still_agree(computed, world):
     alone, together = computed(1, 4, "float32"), computed(world, 4, "float32")
     for name, state in alone["states"].items():
