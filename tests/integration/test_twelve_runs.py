@@ -34,9 +34,9 @@ def command(script: str, *options: str | Path) -> None:
 
 
 def tables(runs: Path, folder: Path) -> dict[str, bytes]:
-    """Every file that make_tables writes of these runs."""
+    """Every file that make_tables writes of these runs, but the one of their computing time: that is the clock's."""
     command("analysis/make_tables.py", "--runs", runs, "--out", folder)
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.stem != "cost"}
 
 
 def everything(runs: Path) -> dict[str, dict[str, object]]:
