@@ -133,9 +133,11 @@ def _settings_of(row: Row, settings: Iterable[Point]) -> list[Point]:
 
 def _choosing_settings(row: Row, settings: Iterable[Point]) -> list[Point]:
     """Where the row chooses: its settings with the fixed part in place, each once."""
+    if row.choose is None:
+        return []
     found: list[Point] = []
-    for setting in _settings_of(row, settings) if row.choose else ():
-        fixed = setting | row.choose.at  # type: ignore[union-attr]
+    for setting in _settings_of(row, settings):
+        fixed = setting | row.choose.at
         if fixed not in found:
             found.append(fixed)
     return found

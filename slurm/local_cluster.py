@@ -49,6 +49,7 @@ ACCOUNTING_PROGRAMS = {
 
 #: characters that a Unix socket's path can have
 SOCKET_PATH_LIMIT = 107
+LOCK_PATIENCE = 2.0  # seconds
 
 
 @dataclass
@@ -339,9 +340,14 @@ class LocalCluster(ClusterOptions):
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        with exclusive(self._lock) as free:
-            if not free:
-                raise ClusterError(f"{self.root}: another start or stop is under way; try again when it has ended")
+        """One start or stop at a time; a child that a killed start was just forking holds the lock until its exec."""
+        with contextlib.ExitStack() as held:
+            deadline = time.monotonic() + LOCK_PATIENCE
+            while not held.enter_context(exclusive(self._lock)):
+                held.close()
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"{self.root}: another start or stop is under way; try again when it has ended")
+                time.sleep(0.05)
             yield
 
 

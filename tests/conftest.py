@@ -24,3 +24,24 @@ SMALL = (
 def small() -> tuple[str, ...]:
     """Overrides of preset tiny: the whole method, a few steps."""
     return SMALL
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny BERT with random weights that knows 30 tokens, saved as transformers saves one."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    config = transformers.BertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+    )
+    folder = tmp_path_factory.mktemp("bert")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        transformers.BertModel(config).save_pretrained(folder)
+    return str(folder)

@@ -207,7 +207,7 @@ def false_negative_difference(audited: Audited) -> float:
 metric(
     "identity_share",
     "other",
-    reference="share of |gradient x embedding| (Shrikumar et al. 2016) on identity terms",
+    reference="share of |gradient x (embedding - padding's)| of the margin (Shrikumar et al. 2016) on identity terms",
     higher_is_better=False,
 )(share_on)
 metric(

@@ -5,6 +5,7 @@ A small Transformer that needs nothing but this package, or any BERT that transf
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ EXPANSION = 4  # hidden width of a feed-forward layer over that of its tokens, a
 EMBEDDING_STD = 0.02  # as in BERT: small beside what the layers add
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(nn.Module, abc.ABC):
     """tokens int64 [B, L], token_mask bool [B, L] (True: a token, False: padding) -> [B, L, D].
 
     A row may be masked as a whole (a missing caption): its output is finite and means nothing. Given `embeddings`
@@ -32,9 +33,9 @@ class TextEncoder(nn.Module):
     max_tokens: int
 
     @property
+    @abc.abstractmethod
     def embedding_layer(self) -> nn.Module:
         """Token ids to their embeddings, positions not yet added."""
-        raise NotImplementedError
 
 
 def build_text_encoder(cfg: TextEncoderConfig, vocab_size: int) -> TextEncoder:

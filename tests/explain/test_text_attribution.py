@@ -17,7 +17,7 @@ from genxai.metrics.toxicity import completeness_gap
 from genxai.models import FusionClassifier
 from genxai.training.text_steps import attribute, elsewhere_in_text
 
-WORDS, LENGTH = 20, 7
+WORDS, LENGTH = 30, 7
 
 
 class Linear(nn.Module):
@@ -49,24 +49,6 @@ def texts() -> tuple[Tensor, Tensor, Tensor]:
 def linear() -> Linear:
     torch.manual_seed(1)
     return Linear().double()
-
-
-@pytest.fixture(scope="module")
-def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny BERT with random weights."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
-    config = transformers.BertConfig(
-        vocab_size=WORDS,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
-    folder = tmp_path_factory.mktemp("bert")
-    transformers.BertModel(config).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(params=["small", "bert"])

@@ -44,18 +44,20 @@ def undisturbed(tmp_path_factory, small):
 
 def test_three_kills_at_random_steps_change_nothing(tmp_path, small, undisturbed):
     chooser = random.Random(20261121)
-    for step in sorted(chooser.sample(range(1, STEPS - 2), 3)):
+    killed = 0  # a kill that comes when a fast machine has finished is none
+    for step in sorted(chooser.sample(range(1, STEPS // 2), 3)):
         process, run = start(tmp_path, small)
         wait_for_step(run, step, process)
         time.sleep(chooser.uniform(0.0, 0.3))  # so that work since the checkpoint is lost
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert run.state in (State.STARTED, State.DONE)
+        killed += run.state is State.STARTED
+    assert killed
     process, run = start(tmp_path, small)
     assert process.wait() == EXIT_OK
     assert everything(run) == undisturbed
-    assert run.result()["restarts"] == 3
-    assert [line["restart"] for line in read_jsonl(run.provenance_file)] == [0, 1, 2, 3]
+    assert run.result()["restarts"] == killed
+    assert [line["restart"] for line in read_jsonl(run.provenance_file)] == list(range(killed + 1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.thorough)])

@@ -18,6 +18,7 @@ from launch.sweepdir import SweepDir
 from launch.sweepfile import load_sweep
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # ending_jobs
 
 SWEEP = """
 name: s

@@ -5,11 +5,12 @@ import random
 
 import pytest
 import yaml
+from ending_jobs import EndingJobs, Killed
 
 from genxai.files import write_json
 from genxai.runs import Run
 from launch import status
-from launch.attempts import Live, Status
+from launch.attempts import Status
 from launch.cost import sweep_jobs
 from launch.display import as_json, conclusion, failure_lines, live_table, plan_lines
 from launch.reconciler import Reconciler, all_trials, only_reconciler
@@ -25,32 +26,9 @@ VAL, BALANCED, TEST = (
 )
 
 
-class Jobs:
-    """An executor whose jobs end one by one, in an order drawn at random, with the scores it is given."""
-
-    cluster = "local"
-
-    def __init__(self, parallel=3, seed=0, val=VAL, test=TEST, broken=()):
-        self.parallel, self.order, self.val, self.test, self.broken = parallel, random.Random(seed), val, test, broken
-        self.alive, self.submitted = [], []
-
-    def settle(self, submissions):
-        return list(submissions)
-
-    def live(self, submissions):
-        return {planned.signature: Live(Status.RUNNING) for planned in self.alive}
-
-    def slots(self, submissions, live):
-        return self.parallel - len(self.alive)
-
-    def submit(self, runs):
-        self.alive += [planned for planned, _ in runs]
-        self.submitted += [planned.signature for planned, _ in runs]
-        return []
-
-    def end_one(self):
-        if self.alive:
-            end(self.alive.pop(self.order.randrange(len(self.alive))), self.val, self.test, self.broken)
+def jobs_that(*, parallel=3, seed=0, val=VAL, test=TEST, broken=()) -> EndingJobs:
+    """Jobs that end with these scores."""
+    return EndingJobs(lambda planned: end(planned, val, test, broken), parallel, random.Random(seed))
 
 
 def end(planned, val=VAL, test=TEST, broken=()):
@@ -65,10 +43,6 @@ def end(planned, val=VAL, test=TEST, broken=()):
         return
     metrics = {"val/accuracy": val[gp], "val_balanced/accuracy": BALANCED[gp], "test/accuracy": test[gp]}
     write_json(planned.run.result_file, {"metrics": metrics, "seconds": 36.0, "steps": 3})
-
-
-class Killed(BaseException):
-    """What a SIGKILL is to the reconciler, as far as this process can have it."""
 
 
 def quiet(planner, jobs) -> Reconciler:
@@ -103,7 +77,7 @@ def points(content) -> dict:
 
 
 def test_each_row_is_run_with_the_candidate_that_its_own_metric_likes_best(rows_planner):
-    content = told(run_sweep(rows_planner, Jobs()))
+    content = told(run_sweep(rows_planner, jobs_that()))
     chosen = {choice["row"]: (choice["chosen"], choice["split"], choice["state"]) for choice in content["choices"]}
     assert chosen == {
         "full": ({GP: 10.0}, "val", "complete"),
@@ -120,7 +94,7 @@ def test_each_row_is_run_with_the_candidate_that_its_own_metric_likes_best(rows_
 
 
 def test_selected_yaml_says_who_chose_what_by_which_runs_and_which_runs_followed(rows_planner):
-    reconciler = run_sweep(rows_planner, Jobs())
+    reconciler = run_sweep(rows_planner, jobs_that())
     content, runs = told(reconciler), {}
     for file in reconciler.planner.folder.path.glob("*/config.yaml"):
         runs[file.parent.name] = Run(file.parent).config()
@@ -140,25 +114,25 @@ def test_selected_yaml_says_who_chose_what_by_which_runs_and_which_runs_followed
 
 
 def test_test_data_choose_nothing(rows_planner, tmp_path):
-    first = run_sweep(rows_planner, Jobs()).planner.folder
+    first = run_sweep(rows_planner, jobs_that()).planner.folder
     before = first.selected.read_bytes()
     first.path.rename(tmp_path / "first")
-    permuted = run_sweep(rows_planner, Jobs(test={1.0: 0.9, 10.0: 0.1, 50.0: 0.2})).planner.folder
+    permuted = run_sweep(rows_planner, jobs_that(test={1.0: 0.9, 10.0: 0.1, 50.0: 0.2})).planner.folder
     assert permuted.selected.read_bytes() == before
     permuted.path.rename(tmp_path / "second")
-    other = told(run_sweep(rows_planner, Jobs(val={1.0: 0.6, 10.0: 0.7, 50.0: 0.8})))
+    other = told(run_sweep(rows_planner, jobs_that(val={1.0: 0.6, 10.0: 0.7, 50.0: 0.8})))
     assert other["choices"][0]["chosen"] == {GP: 50.0}
 
 
 def test_the_first_candidate_in_the_files_order_wins_a_tie(rows_planner):
     tied = {1.0: 0.6, 10.0: 0.8, 50.0: 0.8}
-    assert told(run_sweep(rows_planner, Jobs(val=tied)))["choices"][0]["chosen"] == {GP: 10.0}
+    assert told(run_sweep(rows_planner, jobs_that(val=tied)))["choices"][0]["chosen"] == {GP: 10.0}
     words = "rows.full.choose.space.objective.lambda_gp=[50, 10, 1]"
-    assert told(run_sweep(rows_planner, Jobs(val=tied), words, "name=s"))["choices"][0]["chosen"] == {GP: 50.0}
+    assert told(run_sweep(rows_planner, jobs_that(val=tied), words, "name=s"))["choices"][0]["chosen"] == {GP: 50.0}
 
 
 def test_the_mean_over_the_selection_seeds_chooses(rows_planner):
-    reconciler = quiet(rows_planner("selection_seeds=[100, 101]"), Jobs())
+    reconciler = quiet(rows_planner("selection_seeds=[100, 101]"), jobs_that())
     scores = {1.0: (0.9, 0.1), 10.0: (0.6, 0.5), 50.0: (0.2, 0.2)}
     for trial in reconciler.trials.values():
         for planned, value in zip(trial.runs, scores[planned_gp(trial)], strict=True):
@@ -174,7 +148,7 @@ def planned_gp(trial) -> float:
 
 
 def test_nothing_is_chosen_while_a_candidate_is_open_and_its_rows_count_as_missing(rows_planner):
-    reconciler = quiet(rows_planner(), Jobs())
+    reconciler = quiet(rows_planner(), jobs_that())
     for number in (0, 1):
         end(reconciler.trials[number].runs[0])
     survey, _ = reconciler.run_pass()
@@ -188,7 +162,7 @@ def test_nothing_is_chosen_while_a_candidate_is_open_and_its_rows_count_as_missi
 
 
 def test_rows_that_choose_among_the_same_candidates_share_their_runs(rows_planner):
-    jobs = Jobs()
+    jobs = jobs_that()
     content = told(run_sweep(rows_planner, jobs))
     by_row = [[c["runs"] for c in choice["candidates"]] for choice in content["choices"]]
     assert by_row[0] == by_row[1]
@@ -196,7 +170,7 @@ def test_rows_that_choose_among_the_same_candidates_share_their_runs(rows_planne
 
 
 def test_a_failed_candidate_is_left_out_with_its_reason(rows_planner):
-    reconciler = run_sweep(rows_planner, Jobs(broken=(10.0,)))
+    reconciler = run_sweep(rows_planner, jobs_that(broken=(10.0,)))
     content = told(reconciler)
     assert content["choices"][0]["chosen"] == {GP: 50.0}
     assert "broken at 10" in content["choices"][0]["candidates"][1]["failed"]
@@ -205,7 +179,7 @@ def test_a_failed_candidate_is_left_out_with_its_reason(rows_planner):
 
 
 def test_a_row_without_a_candidate_left_fails_with_the_reasons_and_the_others_go_on(rows_planner):
-    reconciler = run_sweep(rows_planner, Jobs(broken=(1.0, 10.0, 50.0)))
+    reconciler = run_sweep(rows_planner, jobs_that(broken=(1.0, 10.0, 50.0)))
     survey, content = reconciler.look(), told(reconciler)
     assert {choice["state"] for choice in content["choices"]} == {"failed"}
     failed = [row for row in content["rows"] if "failed" in row]
@@ -216,8 +190,8 @@ def test_a_row_without_a_candidate_left_fails_with_the_reasons_and_the_others_go
 
 
 def test_failed_candidates_that_are_given_another_chance_choose_anew(rows_planner):
-    reconciler = run_sweep(rows_planner, Jobs(broken=(10.0,)))
-    again = quiet(rows_planner(), Jobs())
+    reconciler = run_sweep(rows_planner, jobs_that(broken=(10.0,)))
+    again = quiet(rows_planner(), jobs_that())
     again.retry_failed()
     for _ in range(30):
         if again.run_pass()[0].complete:
@@ -229,7 +203,7 @@ def test_failed_candidates_that_are_given_another_chance_choose_anew(rows_planne
 
 def test_failed_rows_whose_choice_had_a_failed_candidate_are_given_another_chance_as_well(rows_planner):
     val = {1.0: 0.6, 10.0: 0.1, 50.0: 0.7}
-    reconciler = run_sweep(rows_planner, Jobs(val=val, broken=(10.0,)))
+    reconciler = run_sweep(rows_planner, jobs_that(val=val, broken=(10.0,)))
     (first, *_) = next(t for t in reconciler.look().trials.values() if t.row == "placebo").runs
     first.run.result_file.unlink()
     first.run.failures_file.write_text('{"exception": "ValueError"}\n' * 3)
@@ -246,7 +220,7 @@ def test_a_metric_that_no_run_has_ends_the_sweep_with_the_names_there_are(rows_p
     from genxai.errors import GenxaiError
 
     with pytest.raises(GenxaiError, match=r"rows\.full\.choose\.by.*val/acuracy.*val/accuracy"):
-        run_sweep(rows_planner, Jobs(), "rows.full.choose.by=val/acuracy")
+        run_sweep(rows_planner, jobs_that(), "rows.full.choose.by=val/acuracy")
 
 
 # --- kills ---------------------------------------------------------------------------------------
@@ -255,7 +229,7 @@ def test_a_metric_that_no_run_has_ends_the_sweep_with_the_names_there_are(rows_p
 @pytest.fixture
 def undisturbed(rows_planner, tmp_path):
     """selected.yaml of the table run one after the other; its folder is gone."""
-    folder = run_sweep(rows_planner, Jobs(parallel=1)).planner.folder
+    folder = run_sweep(rows_planner, jobs_that(parallel=1)).planner.folder
     content = folder.selected.read_bytes()
     (tmp_path / "runs").rename(tmp_path / "undisturbed")
     return content
@@ -273,19 +247,19 @@ def test_a_table_started_anew_at_every_pass_and_killed_between_ends_as_an_undist
         plan(run, config)
 
     monkeypatch.setattr(Run, "plan", plan_or_die)
-    jobs = Jobs(parallel, seed)
+    jobs = jobs_that(parallel=parallel, seed=seed)
     reconciler = run_sweep(rows_planner, jobs, interrupted=True)
     assert reconciler.planner.folder.selected.read_bytes() == undisturbed
     assert len(jobs.submitted) == len(set(jobs.submitted)) == 17
 
 
 def test_the_choice_is_read_off_the_finished_runs_and_nothing_else(rows_planner, tmp_path):
-    folder = run_sweep(rows_planner, Jobs()).planner.folder
+    folder = run_sweep(rows_planner, jobs_that()).planner.folder
     before = folder.selected.read_bytes()
     for file in folder.path.iterdir():
         if file.is_file():
             file.unlink()
-    jobs = Jobs()
+    jobs = jobs_that()
     run_sweep(rows_planner, jobs)
     assert folder.selected.read_bytes() == before and jobs.submitted == []
 
@@ -294,8 +268,8 @@ def test_the_choice_is_read_off_the_finished_runs_and_nothing_else(rows_planner,
 
 
 def test_a_run_that_another_sweep_has_finished_is_not_run_again_and_costs_nothing(rows_planner):
-    run_sweep(rows_planner, Jobs(), "name=other")
-    jobs = Jobs()
+    run_sweep(rows_planner, jobs_that(), "name=other")
+    jobs = jobs_that()
     reconciler = run_sweep(rows_planner, jobs, "reuse=[other]", "rows.placebo.set.revise.weight=2")
     survey = reconciler.look()
     assert len(jobs.submitted) == 2  # the placebo's, which is another one here
@@ -305,10 +279,10 @@ def test_a_run_that_another_sweep_has_finished_is_not_run_again_and_costs_nothin
 
 
 def test_a_run_that_another_sweep_has_begun_or_lost_is_run_here(rows_planner):
-    other = run_sweep(rows_planner, Jobs(), "name=other")
+    other = run_sweep(rows_planner, jobs_that(), "name=other")
     lost, *_ = next(t for t in other.look().trials.values() if t.row == "plain").runs
     lost.run.result_file.unlink()
-    jobs = Jobs()
+    jobs = jobs_that()
     reconciler = run_sweep(rows_planner, jobs, "reuse=[other]")
     assert jobs.submitted == [lost.signature]
     write_json(lost.run.result_file, {"metrics": {}})  # it goes on there: the one here is ours all the same
@@ -316,8 +290,8 @@ def test_a_run_that_another_sweep_has_begun_or_lost_is_run_here(rows_planner):
 
 
 def test_without_reuse_another_sweeps_runs_are_not_looked_at(rows_planner):
-    run_sweep(rows_planner, Jobs(), "name=other")
-    jobs = Jobs()
+    run_sweep(rows_planner, jobs_that(), "name=other")
+    jobs = jobs_that()
     run_sweep(rows_planner, jobs)
     assert len(jobs.submitted) == 17
 
@@ -326,7 +300,7 @@ def test_without_reuse_another_sweeps_runs_are_not_looked_at(rows_planner):
 
 
 def test_the_plan_has_a_line_per_row_and_tells_selection_runs_from_row_runs(rows_planner):
-    reconciler = quiet(rows_planner(), Jobs())
+    reconciler = quiet(rows_planner(), jobs_that())
     end(reconciler.trials[0].runs[0])
     lines = plan_lines(reconciler.planner.sweep, reconciler.look(), "local", 2)
     assert lines[0] == "sweep r: 4 rows in 2 settings, 2 choices: 3 selection runs + 14 row runs = 17 runs"
@@ -338,14 +312,14 @@ def test_the_plan_has_a_line_per_row_and_tells_selection_runs_from_row_runs(rows
 
 
 def test_rows_are_named_everywhere_and_no_trial_number_is(rows_planner):
-    reconciler = quiet(rows_planner(), Jobs(parallel=20))
+    reconciler = quiet(rows_planner(), jobs_that(parallel=20))
     reconciler.run_pass()
     survey, sweep = reconciler.look(), reconciler.planner.sweep
     columns = live_table(sweep, survey, 20).renderables[0].columns
     assert [column.header for column in columns][:3] == ["row", "seed", "setting"]
     cells = list(zip(columns[0].cells, columns[2].cells, strict=True))
     assert ("full", "rho 0.9, trying lambda_gp=50") in cells and ("plain", "rho 0.5") in cells
-    done = run_sweep(rows_planner, Jobs(), "name=s")
+    done = run_sweep(rows_planner, jobs_that(), "name=s")
     lines = conclusion(done.planner.sweep, done.look(), done.planner.folder.selected)
     assert lines[0] == "full, rho 0.9: chose lambda_gp=10, val/accuracy 0.8000, of 3 candidates"
     assert "2 of 2 choices made, 6 of 6 rows complete" in lines[2] and lines[3].endswith("selected.yaml")
@@ -353,7 +327,7 @@ def test_rows_are_named_everywhere_and_no_trial_number_is(rows_planner):
 
 
 def test_the_json_of_a_table_has_its_rows_with_their_states(rows_planner):
-    reconciler = quiet(rows_planner(), Jobs())
+    reconciler = quiet(rows_planner(), jobs_that())
     before = as_json(reconciler.planner.sweep, reconciler.look(), 1)
     assert [row["state"] for row in before["rows"]] == ["open"] * 2 + ["waiting"] * 4
     assert (before["runs"]["total"], before["runs"]["missing"]) == (17, 17)
@@ -367,7 +341,7 @@ def test_the_json_of_a_table_has_its_rows_with_their_states(rows_planner):
 
 def test_status_counts_runs_that_are_not_known_yet_and_names_rows(rows_planner, tmp_path, capsys):
     planner = rows_planner()
-    reconciler = quiet(planner, Jobs(broken=(10.0,), parallel=20))
+    reconciler = quiet(planner, jobs_that(broken=(10.0,), parallel=20))
     with only_reconciler(planner):
         reconciler.run_pass()
         seen = sight(tmp_path, capsys)
@@ -395,17 +369,17 @@ def sight(tmp_path, capsys) -> dict:
 def test_status_does_without_a_damaged_selection(rows_planner, tmp_path, capsys, content):
     planner = rows_planner()
     with only_reconciler(planner):
-        quiet(planner, Jobs()).run_pass()
+        quiet(planner, jobs_that()).run_pass()
     planner.folder.selected.unlink() if content is None else planner.folder.selected.write_bytes(content)
     seen = sight(tmp_path, capsys)
     assert seen["total"] == 6 + 14 and seen["rows"] is None  # shared runs cannot be told from the sweep file
 
 
 def test_status_counts_what_another_sweep_has_finished(rows_planner, tmp_path, capsys):
-    run_sweep(rows_planner, Jobs(), "name=other")
+    run_sweep(rows_planner, jobs_that(), "name=other")
     planner = rows_planner("reuse=[other]")
     with only_reconciler(planner):
-        quiet(planner, Jobs()).run_pass()
+        quiet(planner, jobs_that()).run_pass()
     assert status.main([str(tmp_path / "runs"), "--json"]) == 0
     (seen,) = [s for s in json.loads(capsys.readouterr().out)["sweeps"] if s["name"] == "r"]
     assert (seen["counts"]["done"], seen["counts"]["missing"], seen["total"], seen["hours_used"]) == (17, 0, 17, 0)

@@ -4,40 +4,19 @@ import math
 import random
 
 import pytest
+from ending_jobs import EndingJobs, Killed
 
 from genxai.files import write_json
 from genxai.runs import Run
 from launch.attempts import Live, Status
+from launch.plan import PlannedRun
 from launch.reconciler import Reconciler
 
 
-class Jobs:
-    """An executor whose jobs end one by one, in an order drawn at random."""
+def jobs_that_end(parallel: int, order: random.Random) -> EndingJobs:
+    """Jobs whose scores are a function of what they ran."""
 
-    cluster = "local"
-
-    def __init__(self, parallel: int, order: random.Random) -> None:
-        self.parallel, self.order = parallel, order
-        self.alive, self.submitted = [], []
-
-    def settle(self, submissions):
-        return list(submissions)
-
-    def live(self, submissions):
-        return {planned.signature: Live(Status.RUNNING) for planned in self.alive}
-
-    def slots(self, submissions, live):
-        return self.parallel - len(self.alive)
-
-    def submit(self, runs):
-        self.alive += [planned for planned, _ in runs]
-        self.submitted += [planned.signature for planned, _ in runs]
-        return []
-
-    def end_one(self) -> None:
-        if not self.alive:
-            return
-        planned = self.alive.pop(self.order.randrange(len(self.alive)))
+    def end(planned: PlannedRun) -> None:
         gp, bias, seed = planned.config.objective.lambda_gp, planned.config.objective.lambda_bias, planned.config.seed
         values = {
             "val/accuracy": 1 / (1 + abs(math.log10(gp / 10))) + 0.01 * seed,
@@ -45,15 +24,13 @@ class Jobs:
         }
         write_json(planned.run.result_file, {"metrics": values, "seconds": 36.0})
 
-
-class Killed(BaseException):
-    """What a SIGKILL is to the reconciler, as far as this process can have it."""
+    return EndingJobs(end, parallel, order)
 
 
 WORDS = ("bayes.points=5", "bayes.startup=2", "space.objective.lambda_gp.grid=[1, 10, 50]")
 
 
-def run_sweep(make_planner, jobs: Jobs, interrupted: bool) -> Reconciler:
+def run_sweep(make_planner, jobs: EndingJobs, interrupted: bool) -> Reconciler:
     """The sweep, complete; `interrupted` starts anew for every pass."""
     reconciler = Reconciler(make_planner(*WORDS), jobs, note=lambda line: None)
     for _ in range(500):
@@ -72,7 +49,7 @@ def run_sweep(make_planner, jobs: Jobs, interrupted: bool) -> Reconciler:
 @pytest.fixture
 def undisturbed(make_planner, tmp_path):
     """Points of the sweep by trial, run one after the other; its folder is gone."""
-    reconciler = run_sweep(make_planner, Jobs(1, random.Random(0)), interrupted=False)
+    reconciler = run_sweep(make_planner, jobs_that_end(1, random.Random(0)), interrupted=False)
     points = {number: trial.point for number, trial in reconciler.trials.items()}
     (tmp_path / "runs").rename(tmp_path / "undisturbed")
     return points
@@ -90,7 +67,7 @@ def test_a_sweep_started_anew_at_every_pass_proposes_what_an_uninterrupted_one_d
         plan(run, config)
 
     monkeypatch.setattr(Run, "plan", plan_or_die)
-    jobs = Jobs(parallel, moments)
+    jobs = jobs_that_end(parallel, moments)
     reconciler = run_sweep(make_planner, jobs, interrupted=True)
     assert {number: trial.point for number, trial in reconciler.trials.items()} == undisturbed
     assert len(undisturbed) == 11
@@ -98,20 +75,20 @@ def test_a_sweep_started_anew_at_every_pass_proposes_what_an_uninterrupted_one_d
 
 
 def test_starting_again_on_finished_runs_changes_no_file(make_planner, tmp_path):
-    run_sweep(make_planner, Jobs(4, random.Random(5)), interrupted=False)
+    run_sweep(make_planner, jobs_that_end(4, random.Random(5)), interrupted=False)
     files = {file: file.read_bytes() for file in sorted((tmp_path / "runs").rglob("*")) if file.is_file()}
-    jobs = Jobs(4, random.Random(5))
+    jobs = jobs_that_end(4, random.Random(5))
     run_sweep(make_planner, jobs, interrupted=True)
     assert jobs.submitted == []
     assert {file: file.read_bytes() for file in sorted((tmp_path / "runs").rglob("*")) if file.is_file()} == files
 
 
 def test_a_sweep_without_its_caches_writes_the_same_selection_and_study(make_planner, tmp_path):
-    folder = run_sweep(make_planner, Jobs(4, random.Random(6)), interrupted=False).planner.folder
+    folder = run_sweep(make_planner, jobs_that_end(4, random.Random(6)), interrupted=False).planner.folder
     selected, digest = folder.selected.read_bytes(), folder.journal_digest.read_bytes()
     for cache in (folder.selected, folder.journal, folder.journal_digest):
         cache.unlink()
-    run_sweep(make_planner, Jobs(4, random.Random(6)), interrupted=False)
+    run_sweep(make_planner, jobs_that_end(4, random.Random(6)), interrupted=False)
     assert (folder.selected.read_bytes(), folder.journal_digest.read_bytes()) == (selected, digest)
     assert folder.journal.exists()
 

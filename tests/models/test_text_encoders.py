@@ -8,25 +8,7 @@ from genxai.config import TextEncoderConfig
 from genxai.errors import GenxaiError, UsageError
 from genxai.models.text_encoders import build_text_encoder
 
-VOCABULARY = 30
-
-
-@pytest.fixture(scope="module")
-def bert_folder(tmp_path_factory):
-    """A tiny BERT with random weights, saved as transformers saves one."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
-    config = transformers.BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
-    folder = tmp_path_factory.mktemp("bert")
-    transformers.BertModel(config).save_pretrained(folder)
-    return str(folder)
+VOCABULARY = 30  # that of bert_folder
 
 
 @pytest.fixture(params=["small", "bert"])

@@ -1,12 +1,11 @@
 """A run from its directory to result.json: resuming, early stopping, failing, and what is written on the way."""
 
 import errno
-import os
 import shutil
-import signal
 
 import pytest
 import torch
+from whole_runs import comparable, train_in_pieces
 
 from genxai.configfile import load_config
 from genxai.data import fingerprint
@@ -30,12 +29,6 @@ def planned(tmp_path, small):
     return plan
 
 
-def comparable(run: Run) -> tuple[object, ...]:
-    result = {k: v for k, v in run.result().items() if k not in ("seconds", "restarts", "steps_redone", "signature")}
-    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in read_jsonl(run.metrics_file)]
-    return result, lines, run.ledger_file.read_bytes()
-
-
 def test_a_run_ends_with_metrics_of_every_split_and_names_what_selected(planned):
     run = planned()
     assert train(run) is Outcome.DONE and run.state is State.DONE
@@ -52,22 +45,9 @@ def test_a_run_ends_with_metrics_of_every_split_and_names_what_selected(planned)
 
 
 def test_stopping_after_every_step_changes_nothing(planned, monkeypatch):
-    whole = planned(folder="whole")
+    whole, pieces = planned(folder="whole"), planned(folder="other")
     assert train(whole) is Outcome.DONE
-    pieces = planned(folder="other")
-    from genxai.training import loop
-
-    step = loop.joint_step
-
-    def step_then_signal(*arguments):
-        terms = step(*arguments)
-        os.kill(os.getpid(), signal.SIGUSR2)
-        return terms
-
-    monkeypatch.setattr(loop, "joint_step", step_then_signal)
-    outcomes = [train(pieces)]
-    while outcomes[-1] is Outcome.STOPPED and len(outcomes) < 50:
-        outcomes.append(train(pieces))
+    outcomes = train_in_pieces(pieces, monkeypatch)
     # the stop after the last step only postpones the final evaluation
     assert outcomes[-1] is Outcome.DONE and len(outcomes) == whole.result()["steps"] + 1
     assert comparable(pieces) == comparable(whole)

@@ -1,11 +1,10 @@
 """Whole runs: what a method keeps survives a stop after every step; restart and refit are where they belong."""
 
 import functools
-import os
-import signal
 
 import pytest
 import torch
+from whole_runs import comparable, train_in_pieces
 
 from genxai.data import fingerprint
 from genxai.fairness import Ledger
@@ -26,11 +25,6 @@ def planned(tmp_path, configured):
         return run
 
     return plan
-
-
-def comparable(run: Run) -> tuple[object, ...]:
-    result = {k: v for k, v in run.result().items() if k not in ("seconds", "restarts", "steps_redone", "signature")}
-    return result, [{k: v for k, v in line.items() if k != "seconds"} for line in read_jsonl(run.metrics_file)]
 
 
 WITH_EVERYTHING = (
@@ -54,16 +48,7 @@ def test_stopping_after_every_step_changes_nothing(planned, monkeypatch, overrid
     overrides = (*overrides, "train.batch_size=80")
     whole, pieces = planned(*overrides, folder="whole"), planned(*overrides, folder="pieces")
     assert train(whole) is Outcome.DONE
-
-    def step_then_signal(*arguments):
-        terms = joint_step(*arguments)
-        os.kill(os.getpid(), signal.SIGUSR2)
-        return terms
-
-    monkeypatch.setattr(loop, "joint_step", step_then_signal)
-    outcomes = [train(pieces)]
-    while outcomes[-1] is Outcome.STOPPED and len(outcomes) < 50:
-        outcomes.append(train(pieces))
+    outcomes = train_in_pieces(pieces, monkeypatch)
     assert outcomes[-1] is Outcome.DONE and len(outcomes) == whole.result()["steps"] + 1
     assert comparable(pieces) == comparable(whole)
 
