@@ -1,8 +1,12 @@
 """What tests of several rooms share: a configuration of the full method that trains in seconds."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # whole_runs
 
 # one thread each, so that tests neither oversubscribe two cores nor depend on their number
 os.environ.setdefault("OMP_NUM_THREADS", "1")

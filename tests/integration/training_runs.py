@@ -20,12 +20,17 @@ def started(command: Sequence[str]) -> tuple[subprocess.Popen[str], Run]:
     return process, Run(Path(line.split(" in ")[1].strip()))
 
 
+def saved_step(run: Run) -> int:
+    """The step of the published checkpoint; 0 if there is none yet."""
+    pointer = run.checkpoints / "LATEST"
+    return int(pointer.read_text().split("-")[1]) if pointer.exists() else 0
+
+
 def wait_for_step(run: Run, step: int, process: subprocess.Popen[str]) -> None:
     """Until a checkpoint at or after the step is published."""
-    pointer = run.checkpoints / "LATEST"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if pointer.exists() and int(pointer.read_text().split("-")[1]) >= step:
+        if saved_step(run) >= step:
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} was not reached; exit code {process.poll()}")
