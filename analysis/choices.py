@@ -12,12 +12,13 @@ from analysis.captions import caption, describe_setting, scale_warning
 from analysis.conditions import in_words, matches
 from analysis.configuration import Configuration
 from analysis.results import Results
-from analysis.row_records import RowRecord
+from analysis.row_words import row_notes, why_not
 from analysis.specs import RowSpec, TableSpec
 from analysis.sweeps import Sweep
 from analysis.verdicts import plain
 from genxai.configfile import get_dotted
 from genxai.errors import GenxaiError
+from launch.selected import RowRuns
 
 #: what chooses between configurations when no sweep has selected one
 CHOOSING_METRIC = "val/accuracy"
@@ -30,7 +31,7 @@ class Setting:
     id: str
     caption: str
     runs: Results | None
-    records: tuple[RowRecord, ...] = ()  # of sweeps with rows, the table's own sweeps first
+    records: tuple[RowRuns, ...] = ()  # of sweeps with rows, the table's own sweeps first
 
     def described(self, title: str) -> str:
         """The caption below another title."""
@@ -83,13 +84,13 @@ def _has_table(spec: TableSpec, place: Setting) -> bool:
     return any(not (choice.planned and alone) for choice in found)
 
 
-def _records(spec: TableSpec, sweeps: Mapping[str, Sweep]) -> list[RowRecord]:
+def _records(spec: TableSpec, sweeps: Mapping[str, Sweep]) -> list[RowRuns]:
     first = spec.own_sweeps
     order = sorted(sweeps, key=lambda name: (first.index(name) if name in first else len(first), name))
     return [record for name in order for record in sweeps[name].rows]
 
 
-def _belongs(record: RowRecord, part: Results, everywhere: Iterable[str], across: Sequence[str]) -> bool:
+def _belongs(record: RowRuns, part: Results, everywhere: Iterable[str], across: Sequence[str]) -> bool:
     """Whether a record is about this setting: its runs are here; or, before it has any, its setting is this one."""
     if set(record.runs) & set(part.frame["signature"]):
         return True
@@ -129,7 +130,7 @@ def each_row(place: Setting, row: RowSpec) -> list[RowSpec]:
     return rows
 
 
-def _at(record: RowRecord, row: RowSpec, runs: Results) -> bool:
+def _at(record: RowRuns, row: RowSpec, runs: Results) -> bool:
     """Whether a record is of the part of a table's setting that the row is about."""
     listed = runs.signed(record.runs)
     if len(listed):
@@ -137,14 +138,14 @@ def _at(record: RowRecord, row: RowSpec, runs: Results) -> bool:
     return all(key not in record.setting or matches(record.setting[key], value) for key, value in row.at.items())
 
 
-def _recorded(records: Sequence[RowRecord], runs: Results) -> Choice:
+def _recorded(records: Sequence[RowRuns], runs: Results) -> Choice:
     """The first record that has runs; one that has none yet says why."""
     started = [record for record in records if len(runs.signed(record.runs))]
     if not started:
-        return Choice(None, reason=records[0].why_not(), planned=True)
+        return Choice(None, reason=why_not(records[0]), planned=True)
     record, *others = started
     best = runs.signed(record.runs).one_configuration(max(len(record.seeds), len(record.runs)))
-    notes = record.notes()
+    notes = row_notes(record)
     notes += [f"Sweep '{other.sweep}' has other runs of this row." for other in others if other.runs != record.runs]
     return Choice(best, (*notes, *([_unfinished(best)] if best and _unfinished(best) else [])), planned=True)
 

@@ -112,7 +112,6 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str]:
 
 def unfinished(root: Path, runs: Sequence[Run], selected: dict[str, Any]) -> list[str]:
     """What a sweep still lacks, in words; empty if it has ended."""
-    from analysis.row_records import row_records
     from analysis.sweeps import Sweep
     from genxai.runs import State
 
@@ -122,16 +121,15 @@ def unfinished(root: Path, runs: Sequence[Run], selected: dict[str, Any]) -> lis
         those = [run.signature for run in runs if run.state is state]
         if those:
             lacking.append(f"{len(those)} runs only {word} ({', '.join(those[:3])}{', ...' if len(those) > 3 else ''})")
-    rows = row_records(name, selected)
-    open_rows = sorted({record.row for record in rows if not record.runs})
+    sweep = Sweep(name, None, selected)
+    open_rows = sorted({record.row for record in sweep.rows if not record.runs})
     if open_rows:
         lacking.append(f"nothing chosen yet for {', '.join(open_rows)}")
     here = {run.signature for run in runs} | {path.parent.name for path in root.glob("*/*/result.json")}
-    absent = sorted({run for record in rows for run in record.runs} - here)
+    absent = sorted({run for record in sweep.rows for run in record.runs} - here)
     if absent:
         lacking.append(f"{len(absent)} runs of its rows not begun")
-    provisional = Sweep(name, None, selected).provisional
-    return lacking + ([provisional] if provisional else [])
+    return lacking + ([sweep.provisional] if sweep.provisional else [])
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Row, Table
 from analysis.hyperparameters import has_rows, sweep_names, swept_keys
 from analysis.results import Results
-from analysis.row_records import choosings
+from analysis.row_words import choosing_words
 from analysis.specs import ColumnSpec, TableSpec
 from analysis.sweeps import Sweep, pareto_front
 from analysis.verdicts import EM_DASH, plain
@@ -67,9 +67,9 @@ def _table(spec: TableSpec, runs: Results, sweep: Sweep) -> Table:
 def _row_keys(sweep: Sweep) -> list[str]:
     """What the settings of a sweep with rows differ in, and what its rows choose."""
     keys = dict.fromkeys(sweep.definition.space if sweep.definition else ())
-    for choosing in choosings(sweep.selected):
-        for point in choosing.points:
-            keys |= dict.fromkeys(point)
+    for choosing in sweep.choices:
+        for candidate in choosing.candidates:
+            keys |= dict.fromkeys(candidate.point)
     return [key for key in keys if find_field(Config, key) is not None]
 
 
@@ -78,15 +78,15 @@ def _selected(points: Sequence[Configuration], sweep: Sweep) -> set[str]:
     chosen = sweep.chosen(points)
     if chosen is not None:
         return set(chosen.frame["signature"])
-    return {signature for choosing in choosings(sweep.selected) for signature in choosing.winners}
+    return {signature for choosing in sweep.choices for signature in choosing.winners}
 
 
 def _choices(sweep: Sweep) -> list[str]:
     """How each row's value was chosen, as remarks."""
     remarks = []
-    for choosing in choosings(sweep.selected):
+    for choosing in sweep.choices:
         where = ", ".join(f"{key.rpartition('.')[2]} = {plain(value)}" for key, value in choosing.setting.items())
-        words = choosing.in_words() if choosing.chosen else f"nothing chosen yet ({choosing.state})"
+        words = choosing_words(choosing) if choosing.chosen else f"nothing chosen yet ({choosing.state})"
         remarks.append(f"{choosing.row} at {where or 'every setting'}: {words}.")
     return remarks
 

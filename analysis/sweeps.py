@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from analysis.row_records import RowRecord, row_records
 from genxai.config import Config
 from genxai.configfile import dotted_keys, validate
 from genxai.errors import GenxaiError
+from launch.selected import Choosing, RowRuns, read_selected
 from launch.sweepdir import SweepDir
 from launch.sweepfile import DEFAULT_OBJECTIVES, Objective, SweepFile
 
@@ -39,9 +39,14 @@ class Sweep:
         return self.definition.objectives if self.definition else DEFAULT_OBJECTIVES
 
     @cached_property
-    def rows(self) -> tuple[RowRecord, ...]:
+    def rows(self) -> tuple[RowRuns, ...]:
         """Which runs stand for which row, of a sweep that has rows."""
-        return row_records(self.name, self.selected)
+        return read_selected(self.name, self.selected).rows
+
+    @cached_property
+    def choices(self) -> tuple[Choosing, ...]:
+        """What the rows choose, open choices too."""
+        return read_selected(self.name, self.selected).choices
 
     def asked(self, selecting: bool, row: str | None) -> int:
         """How many seeds the definition asks of a point, or of a row of its own."""

@@ -13,6 +13,7 @@ from launch.attempts import Status
 from launch.choices import Answer, RowTrials, chosen_content
 from launch.plan import PlannedRun, Trial
 from launch.rows import Rows
+from launch.selected import Selected
 from launch.survey import Survey
 from launch.sweepfile import Sweep
 from launch.words import number_words, point_words
@@ -178,22 +179,20 @@ class Told:
         return {"choices": self.choices, "chosen": self.chosen, "rows": len(self.rows), "complete": complete}
 
 
-def read_told(content: Any) -> Told:
-    """Raises ValueError where selected.yaml is not that of a sweep of rows."""
+def read_told(selected: Selected) -> Told:
+    """The runs that selected.yaml names, in words, and how many more there will be."""
     labels: dict[str, str] = {}
-    rows: list[frozenset[str] | None] = []
-    waiting = 0
-    try:
-        for choice in content["choices"]:
-            for candidate in choice["candidates"]:
-                name = row_name(str(choice["row"]), choice["setting"])
-                labels |= {str(run): f"{name}, trying {point_words(candidate['point'])}" for run in candidate["runs"]}
-        for row in content["rows"]:
-            runs = row.get("runs", () if "failed" in row else None)
-            waiting += len(row["seeds"]) if runs is None else 0
-            rows.append(None if runs is None else frozenset(map(str, runs)))
-            labels |= {str(run): row_name(str(row["row"]), row["setting"]) for run in runs or ()}
-        chosen = sum("chosen" in choice for choice in content["choices"])
-        return Told(labels, tuple(rows), waiting, len(content["choices"]), chosen)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"not the choices of rows: {error}") from None
+    for choosing in selected.choices:
+        name = row_name(choosing.row, choosing.setting)
+        for candidate in choosing.candidates:
+            labels |= dict.fromkeys(candidate.runs, f"{name}, trying {point_words(candidate.point)}")
+    for row in selected.rows:
+        labels |= dict.fromkeys(row.runs, row_name(row.row, row.setting))
+    waits = [not row.runs and not row.failed for row in selected.rows]
+    return Told(
+        labels=labels,
+        rows=tuple(None if wait else frozenset(row.runs) for wait, row in zip(waits, selected.rows, strict=True)),
+        waiting=sum(len(row.seeds) for wait, row in zip(waits, selected.rows, strict=True) if wait),
+        choices=len(selected.choices),
+        chosen=sum(bool(choosing.chosen) for choosing in selected.choices),
+    )

@@ -27,6 +27,7 @@ from launch.pictures import newest_pictures
 from launch.records import closed_folders
 from launch.rowdisplay import Told, read_told
 from launch.rows import count_runs
+from launch.selected import read_selected
 from launch.slurm import QueuedJob, SlurmSilent, queue
 from launch.submissions import History, Submission, histories, read_submissions
 from launch.survey import FinishedReports, time_left
@@ -224,9 +225,10 @@ def _ended_since(folder: SweepDir, reports: Mapping[str, Report]) -> int:
 def _told(folder: SweepDir) -> Told | None:
     """What selected.yaml says of rows; None if there is none, or not in our words."""
     try:
-        return read_told(yaml.load(folder.selected.read_text(), Loader=SAFE_LOADER))
+        selected = read_selected(folder.name, yaml.load(folder.selected.read_text(), Loader=SAFE_LOADER))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
+    return read_told(selected) if selected.rows else None
 
 
 def _reused(

@@ -9,11 +9,12 @@ import pytest
 from analysis.choices import choose, settings
 from analysis.formats import Row, Table
 from analysis.results import load_runs
-from analysis.row_records import row_records
+from analysis.row_words import row_notes, why_not
 from analysis.rows import comparison
 from analysis.specs import TableSpec, load_tables
 from analysis.sweep_table import sweep_tables
 from genxai.configfile import validate
+from launch.selected import read_selected
 
 HERE = {"data.dataset": "mnist", "data.rho": 0.98}
 FULL = {"objective.lambda_attribution": 5.0}
@@ -122,7 +123,7 @@ def test_a_choice_made_elsewhere_or_for_another_row_says_so(filled: Any) -> None
     }
     filled.select("table2", [entry | {"runs": runs}], [choice(filled.tried)])
     (record,) = load_runs(filled.path).sweeps["table2"].rows
-    (note,) = record.notes()
+    (note,) = row_notes(record)
     assert note.endswith("among {1, 5, 20}, 1 seed, for the row 'full' at rho = 0.98; sweep 'table2'.")
 
 
@@ -254,8 +255,8 @@ def test_the_sweeps_own_table_keeps_choosing_and_reporting_apart(filled: Any) ->
     ],
 )
 def test_an_odd_record_is_no_error_and_stands_for_nothing(runs: Any, selected: dict[str, Any]) -> None:
-    records = row_records("table2", selected)
-    assert all(record.runs == () and isinstance(record.notes(), list) and record.why_not() for record in records)
+    records = read_selected("table2", selected).rows
+    assert all(record.runs == () and isinstance(row_notes(record), list) and why_not(record) for record in records)
     runs.seeds(FULL, accuracy(0.5, 0.6, 0.7))
     runs.select("table2", [])
     spec = small()
