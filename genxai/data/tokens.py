@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import importlib
 import itertools
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from genxai import optional
 from genxai.config import TextEncoderConfig
 from genxai.errors import GenxaiError, UsageError
 
@@ -197,12 +197,8 @@ def _words_at(words: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[in
 
 
 def _from_transformers(name: str) -> Any:
-    try:
-        load: Callable[..., Any] = importlib.import_module("transformers").AutoTokenizer.from_pretrained
-    except ImportError as error:
-        raise GenxaiError(
-            f"model.text.name: {name!r} needs transformers ({error}); pip install 'genxai[text]', or use small"
-        ) from None
+    transformers = optional.load("transformers", f"model.text.name={name}", "use model.text.name=small")
+    load: Callable[..., Any] = transformers.AutoTokenizer.from_pretrained
     if name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
         raise GenxaiError(f"model.text.name: {name!r} is not a folder; use a BERT's folder or hub name, or small")
     try:

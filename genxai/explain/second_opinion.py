@@ -6,14 +6,14 @@ It works through numpy, on one input, switches the model to eval and clears its 
 from __future__ import annotations
 
 import copy
-import importlib.util
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genxai.errors import UsageError
+from genxai import optional
 
 PACKAGE = "pytorch_grad_cam"
 #: what a map is called in a metric's name: the class that makes it
@@ -26,10 +26,7 @@ OPINIONS = {
 
 def require_second_opinion() -> None:
     """Raises UsageError where the package is missing."""
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise UsageError(
-            "train.second_opinion=true needs the package grad-cam: pip install grad-cam, or leave the option out"
-        )
+    optional.require(PACKAGE, "train.second_opinion=true", "leave the option out")
 
 
 def second_opinions(classifier: nn.Module) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:

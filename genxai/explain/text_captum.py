@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from genxai.errors import GenxaiError
+from genxai import optional
 from genxai.explain.text import margin
 
 if TYPE_CHECKING:
@@ -28,9 +27,8 @@ class Integrated(NamedTuple):
 
 
 def require_captum() -> None:
-    """Raises GenxaiError where captum is not installed."""
-    if importlib.util.find_spec("captum") is None:
-        raise GenxaiError("toxic text is evaluated with captum, which is not installed: pip install 'genxai[text]'")
+    """Raises UsageError where captum is not installed."""
+    optional.require("captum", "the attribution of toxic text", "use images (data.dataset=mnist)")
 
 
 def integrated_gradients(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from genxai import optional
 from genxai.errors import DataError, UsageError
 
 #: side of the images that the extractor sees [px]
@@ -135,9 +136,14 @@ def _shipped(dataset: str) -> tuple[dict[str, Any], bytes]:
     if digest != record["sha256"]:
         raise DataError(
             f"{file}: SHA-256 {digest} is not the recorded {record['sha256']}; install genxai again, or make both anew "
-            f"with python -m genxai.metrics.train_extractor {dataset}"
+            f"with python -m genxai.metrics.make_extractor {dataset}"
         )
     return record, content
+
+
+def load_torch_fidelity() -> None:
+    """Raises UsageError where the library is missing."""
+    optional.load("torch_fidelity", "train.generator_metrics=true", "set train.generator_metrics=false")
 
 
 @functools.cache
@@ -146,10 +152,9 @@ def register(dataset: str) -> str:
 
     It takes images, uint8 [B, 1, 28, 28], or what `Extractor.rows` has made of them. UsageError without torch-fidelity.
     """
-    try:
-        from torch_fidelity import FeatureExtractorBase, register_feature_extractor
-    except ImportError:
-        raise UsageError(NOT_INSTALLED) from None
+    load_torch_fidelity()
+    from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+
     extractor = load_extractor(dataset)
 
     class GreyFeatures(FeatureExtractorBase):
@@ -183,9 +188,3 @@ def register(dataset: str) -> str:
 
     register_feature_extractor(extractor.name, GreyFeatures)
     return extractor.name
-
-
-NOT_INSTALLED = (
-    "train.generator_metrics=true needs torch-fidelity, which is not installed: pip install 'genxai[fid]', or set "
-    "train.generator_metrics=false"
-)

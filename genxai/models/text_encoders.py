@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from genxai import optional
 from genxai.config import TextEncoderConfig
 from genxai.errors import GenxaiError, UsageError
 from genxai.models.attention import TokenAttention
@@ -134,28 +135,24 @@ def _check_length(tokens: Tensor, limit: int) -> None:
 
 
 def _load_bert(cfg: TextEncoderConfig) -> Any:
-    try:
-        from transformers import AutoConfig, AutoModel
-    except (ImportError, RuntimeError) as error:
-        raise GenxaiError(
-            f"model.text.name={cfg.name!r} needs transformers, which cannot be imported ({error}); "
-            "pip install 'genxai[text]', or use model.text.name=small"
-        ) from None
+    transformers = optional.load("transformers", f"model.text.name={cfg.name}", "use model.text.name=small")
     # float32 whatever the file holds, as the loop expects; the attention that understands bool masks; and without the
     # pooling layer, which the fusion would leave unused and DistributedDataParallel refuses
     options: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": torch.float32, "add_pooling_layer": False}
     missing: set[str] = set()
     try:
-        architecture = AutoConfig.from_pretrained(cfg.name)
+        architecture = transformers.AutoConfig.from_pretrained(cfg.name)
         if not all(hasattr(architecture, limit) for limit in ("vocab_size", "max_position_embeddings", "hidden_size")):
             raise _not_bert(cfg.name, architecture)
         # inside the fused kernels no mask can belong to a sample (see `dropout`); the other dropouts stay
         architecture.attention_probs_dropout_prob = 0.0
         if cfg.pretrained:
-            bert, report = AutoModel.from_pretrained(cfg.name, config=architecture, output_loading_info=True, **options)
+            bert, report = transformers.AutoModel.from_pretrained(
+                cfg.name, config=architecture, output_loading_info=True, **options
+            )
             missing = set(report["missing_keys"])
         else:
-            bert = AutoModel.from_config(architecture, **options)
+            bert = transformers.AutoModel.from_config(architecture, **options)
     except TypeError:  # it has no pooling layer to leave out
         raise _not_bert(cfg.name, architecture) from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -25,7 +25,7 @@ from genxai.explain.text_captum import require_captum
 from genxai.fairness import BiasReference, bias_reference, build_descriptor
 from genxai.fairness.bias import ReferenceKind
 from genxai.fairness.methods import Method, build_method
-from genxai.metrics.generation_fidelity import Fidelity
+from genxai.metrics.fidelity import Fidelity
 from genxai.models import Critic, FusionClassifier, Generator
 from genxai.models.dropout import share_rows
 from genxai.training.backends import Trained

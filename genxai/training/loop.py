@@ -21,7 +21,7 @@ from genxai.training import resume
 from genxai.training.batches import over_split
 from genxai.training.evaluation import evaluate_split
 from genxai.training.experiment import Experiment
-from genxai.training.generation import evaluate_generator
+from genxai.training.generator_evaluation import evaluate_generator
 from genxai.training.optimizers import learning_rate
 from genxai.training.pictures import write_pictures
 from genxai.training.progress import LossMeter, Reporter

@@ -23,7 +23,7 @@ from genxai.training import checkpoints, resume
 from genxai.training.backends.choose import choose_backend
 from genxai.training.experiment import Experiment, build, make_accelerator
 from genxai.training.final_evaluation import mean_mask, report_split
-from genxai.training.generation import GeneratorReport, evaluate_generator_fully
+from genxai.training.generator_evaluation import GeneratorReport, evaluate_generator_fully
 from genxai.training.loop import Loop
 from genxai.training.parallel import Processes, is_lost_peer, world_size
 from genxai.training.progress import Reporter, logging_to

@@ -90,5 +90,5 @@ def test_the_classifier_keeps_its_mode_its_gradients_and_its_freedom_from_hooks(
 
 def test_without_the_package_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"train\.second_opinion=true needs the package grad-cam: pip install"):
+    with pytest.raises(UsageError, match=r"train\.second_opinion=true needs pytorch_grad_cam.*\[second-opinion\]"):
         require_second_opinion()

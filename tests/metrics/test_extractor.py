@@ -13,9 +13,9 @@ from torch import Tensor
 
 from genxai.data.sources import CHECKSUMS, FILES, Arrays, load_arrays
 from genxai.errors import DataError, UsageError
-from genxai.metrics import extractor, train_extractor
+from genxai.metrics import extractor, make_extractor
 from genxai.metrics.extractor import GreyCnn, at_extractor_size, load_extractor, split_rows
-from genxai.metrics.train_extractor import RECIPES, Recipe, augmented, folded, train
+from genxai.metrics.make_extractor import RECIPES, Recipe, augmented, folded, train
 
 WEIGHTS = resources.files("genxai") / "metrics" / "weights"
 #: on the official test images
@@ -88,7 +88,7 @@ def test_altered_weights_and_unknown_data_sets_are_refused(tmp_path, monkeypatch
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
     monkeypatch.setattr(extractor.resources, "files", lambda package: tmp_path)
     extractor._shipped.cache_clear()
-    with pytest.raises(DataError, match=r"is not the recorded .*train_extractor mnist"):
+    with pytest.raises(DataError, match=r"is not the recorded .*make_extractor mnist"):
         load_extractor("mnist")
     weights.unlink()
     with pytest.raises(DataError, match="cannot be read"):
@@ -108,7 +108,7 @@ def test_training_is_deterministic_and_learns():
     recipe = Recipe(epochs=5, flip=False, shift=2, batch=32)
     networks = [train(*few(), recipe) for _ in range(2)]
     assert all(torch.equal(*pair) for pair in zip(*(n.state_dict().values() for n in networks), strict=True))
-    assert train_extractor.accuracy(networks[0], *few()) > 0.5
+    assert make_extractor.accuracy(networks[0], *few()) > 0.5
 
 
 def test_the_shipped_form_is_the_same_function_without_batch_norm():

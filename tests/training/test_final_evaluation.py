@@ -112,7 +112,7 @@ def test_a_second_opinion_has_its_own_columns_beside_ours(configure) -> None:
 
 def test_a_second_opinion_without_its_package_is_refused_before_the_first_step(configure, monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="needs the package grad-cam"):
+    with pytest.raises(UsageError, match="needs pytorch_grad_cam"):
         build(configure("train.second_opinion=true", "train.generator=false", "revise.enabled=false"))
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from genxai import optional
 from genxai.errors import NonFiniteError, UsageError
 from genxai.training.backends import Trained
 from genxai.training.backends.process_group import ensure_process_group
@@ -58,14 +59,8 @@ def _import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when it is imported; it would take a GPU that it sees
     os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
-    try:
-        deepspeed = importlib.import_module("deepspeed")
-        accelerator = importlib.import_module("deepspeed.accelerator").get_accelerator()
-    except ImportError as error:
-        raise UsageError(
-            f"train.backend=zero1, zero2 and zero3 need DeepSpeed, which cannot be imported ({error}); "
-            "pip install 'genxai[deepspeed]', or use train.backend=ddp"
-        ) from None
+    deepspeed = optional.load("deepspeed", "train.backend=zero1, zero2 or zero3", "use train.backend=ddp")
+    accelerator = importlib.import_module("deepspeed.accelerator").get_accelerator()
     if accelerator.device_name() != device.type:
         raise UsageError(
             f"DeepSpeed has chosen {accelerator.device_name()!r}, the run {device.type!r}; "

@@ -15,11 +15,10 @@ from genxai.configfile import load_config
 from genxai.data import fingerprint
 from genxai.data.factors import aligned_texture
 from genxai.errors import UsageError
-from genxai.metrics import METRICS, extractor, generation_fidelity
+from genxai.metrics import METRICS, extractor
 from genxai.runs import Run, run_signature
-from genxai.training import generation
 from genxai.training.experiment import Experiment, build
-from genxai.training.generation import GeneratorReport, evaluate_generator, evaluate_generator_fully, some
+from genxai.training.generator_evaluation import GeneratorReport, evaluate_generator, evaluate_generator_fully, some
 from genxai.training.run import Outcome, train
 
 ALONE = ("objective.lambda_attribution=0.0", "revise.enabled=false", "model.fusion=image")
@@ -42,7 +41,7 @@ def untrained(made: Experiment) -> GeneratorReport:
 
 def report_of(made: Experiment, batches, monkeypatch) -> GeneratorReport:
     """What is said of a generator that makes these images."""
-    monkeypatch.setattr(generation, "generated", lambda *_: batches())
+    monkeypatch.setattr("genxai.training.generator_evaluation.generated", lambda *_: batches())
     return evaluate_generator_fully(made)
 
 
@@ -128,7 +127,9 @@ def test_without_gratings_nothing_is_said_of_textures_and_images_are_left_as_the
 
 
 def test_only_the_first_process_computes_and_all_get_the_report(made, untrained, monkeypatch):
-    monkeypatch.setattr(generation, "_report", lambda _: pytest.fail("only the first process computes"))
+    monkeypatch.setattr(
+        "genxai.training.generator_evaluation._report", lambda _: pytest.fail("only the first process computes")
+    )
     other = SimpleNamespace(first=False, share=lambda value: untrained if value is None else pytest.fail("shared"))
     parts = {"config": made.config, "processes": other, "device": made.device, "train": made.train}
     parts |= {name: getattr(made, name) for name in ("average", "descriptor", "reference", "common_reference")}
@@ -136,7 +137,7 @@ def test_only_the_first_process_computes_and_all_get_the_report(made, untrained,
 
 
 def test_without_torch_fidelity_the_run_is_refused_before_it_starts(small, monkeypatch):
-    monkeypatch.setattr(generation_fidelity, "register", extractor.register.__wrapped__)  # not what it did before
+    monkeypatch.setattr("genxai.metrics.fidelity.register", extractor.register.__wrapped__)  # not what it did before
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(UsageError, match=r"pip install 'genxai\[fid\]'"):
         experiment(small)

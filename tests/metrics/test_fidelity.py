@@ -12,9 +12,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from genxai.data.sources import load_arrays
 from genxai.errors import GenxaiError, UsageError
-from genxai.metrics import extractor, generation_fidelity
+from genxai.metrics import extractor
 from genxai.metrics.extractor import FEATURES, load_extractor
-from genxai.metrics.generation_fidelity import Fidelity
+from genxai.metrics.fidelity import Fidelity
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_kid_subsets_fit_into_few_images(fidelity, images):
 
 
 def test_without_torch_fidelity_a_plain_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(generation_fidelity, "register", extractor.register.__wrapped__)  # not what it did before
+    monkeypatch.setattr("genxai.metrics.fidelity.register", extractor.register.__wrapped__)  # not what it did before
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     for kind in ("grey", "inception"):

@@ -17,7 +17,8 @@ from genxai.data.counter_rng import integers
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.fairness import bias_loss, build_descriptor
 from genxai.metrics.extractor import split_rows
-from genxai.metrics.generation import (
+from genxai.metrics.fidelity import Fidelity
+from genxai.metrics.generated import (
     conditional_accuracy,
     contingency,
     diversity,
@@ -25,7 +26,6 @@ from genxai.metrics.generation import (
     texture_bias,
     texture_confusion,
 )
-from genxai.metrics.generation_fidelity import Fidelity
 from genxai.models import evaluating
 from genxai.training.draws import Draws
 from genxai.training.experiment import EVALUATION_BATCH, Experiment

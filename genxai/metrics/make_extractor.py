@@ -1,4 +1,4 @@
-"""Makes the weights of the grey-image extractor anew: `python -m genxai.metrics.train_extractor mnist [FOLDER]`.
+"""Makes the weights of the grey-image extractor anew: `python -m genxai.metrics.make_extractor mnist [FOLDER]`.
 
 A fixed recipe on the clean images of the data set's own training file; its test file only reports.
 """
@@ -52,7 +52,7 @@ def main() -> None:
     """Train, print the accuracies, write DATASET-cnn.safetensors and DATASET-cnn.json."""
     dataset = sys.argv[1] if len(sys.argv) > 1 else ""
     if dataset not in RECIPES:
-        sys.exit(f"usage: python -m genxai.metrics.train_extractor {{{','.join(RECIPES)}}} [FOLDER]")
+        sys.exit(f"usage: python -m genxai.metrics.make_extractor {{{','.join(RECIPES)}}} [FOLDER]")
     folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).with_name("weights")
     folder.mkdir(parents=True, exist_ok=True)
     weights, record = make(dataset, RECIPES[dataset])

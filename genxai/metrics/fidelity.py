@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from genxai.config import Config
 from genxai.errors import GenxaiError, UsageError
-from genxai.metrics.extractor import NOT_INSTALLED, Extractor, as_bytes, load_extractor, register
+from genxai.metrics.extractor import Extractor, as_bytes, load_extractor, load_torch_fidelity, register
 from genxai.metrics.registry import metric
 
 INCEPTION = "inception-v3-compat"
@@ -116,10 +116,9 @@ for _name, _reference, _higher in (
 
 def _checked_inception(weights: str | None) -> str | None:
     """The path to hand over, None for the library's download, once the network has been built from it."""
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError:
-        raise UsageError(NOT_INSTALLED) from None
+    load_torch_fidelity()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     path = None if weights is None else Path(weights).expanduser()
     if path is not None:
         if not path.is_file():

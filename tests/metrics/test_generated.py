@@ -16,7 +16,7 @@ from genxai.configfile import load_config
 from genxai.data import open_split
 from genxai.data.factors import aligned_texture
 from genxai.fairness import build_descriptor
-from genxai.metrics.generation import (
+from genxai.metrics.generated import (
     aligned_share,
     attribute_gap,
     conditional_accuracy,
