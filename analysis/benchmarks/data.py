@@ -36,7 +36,7 @@ def _share_of_step(setting: Setting, config: Config) -> list[Figure]:
     from analysis.benchmarks.loop import JointLoop
 
     joint = JointLoop(config)
-    train, draws, shown = joint.experiment.train, joint.experiment.draws, joint.experiment.monitored
+    train, draws, shown = joint.experiment.images, joint.experiment.draws, joint.experiment.monitored
     turns = config.objective.n_critic
     count = turns + 1
     steps = itertools.cycle(range(joint.experiment.steps))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from genxai.config import Config, DataConfig
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+
+    from genxai.data.texmm import TexMM
+    from genxai.data.toxicity import ToxicText
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,7 @@ def split_names(data: DataConfig) -> SplitNames:
     return TOXICITY if data.is_text else TEXMM
 
 
-class Split(Protocol):
-    """What training and evaluation need of any split; everything on one device."""
-
-    num_classes: int
-    labels: Tensor  # int64 [N]
-
-    def __len__(self) -> int: ...
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def provenance(self) -> dict[str, Any]: ...
-
-    def batch(self, indices: Tensor) -> Any:
-        """The samples at these places, with at least images, labels, tokens, token_mask and indices."""
-        ...
-
-
-def open_split(config: Config, split: str, device: torch.device | str = "cpu") -> Any:
+def open_split(config: Config, split: str, device: torch.device | str = "cpu") -> TexMM | ToxicText:
     """A split of the configured data: TexMM, or ToxicText for a corpus of comments.
 
     Raises UsageError for a split there is not, DataError without data.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genxai.config import Config
-from genxai.data import Sample, TexMM, open_split, split_names
+from genxai.data import Sample, TexMM, split_names
 from genxai.explain import resize_map
 from genxai.metrics import Predictions, classification_metrics, localisation_metrics, pair_metrics
 from genxai.models import evaluating, frozen
@@ -75,7 +75,7 @@ def observe(classifier: nn.Module, config: Config, split: str, device: torch.dev
 
     Batches are cut as for one process and dealt out, so that the numbers do not depend on how many there are.
     """
-    data = open_split(config, split, device)
+    data = TexMM(config, split, device)
     explained = min(config.train.explain_samples, len(data)) if split in split_names(config.data).explained else 0
 
     def probabilities(sample: Sample) -> Tensor:

@@ -69,7 +69,7 @@ class Experiment:
     backend: str
     processes: Processes
     accelerator: Accelerator
-    train: TexMM
+    train: TexMM | ToxicText
     draws: Draws
     precision: Precision
     trained: dict[str, Trained]
@@ -93,6 +93,11 @@ class Experiment:
     @property
     def classifier(self) -> FusionClassifier:
         return cast(FusionClassifier, self.trained["classifier"].module)
+
+    @property
+    def images(self) -> TexMM:
+        """The training split where it is one of images."""
+        return cast("TexMM", self.train)
 
     @property
     def comments(self) -> ToxicText:
@@ -231,7 +236,9 @@ def build(config: Config, backend: str | None = None, tracker_folder: Path | Non
     if processes.count > 1:
         share_rows(modules["classifier"], positions, config.train.batch_size)
     _synchronise_batch_norm(modules["classifier"], config, processes, device)
-    generation = _generation(config, train, modules["generator"]) if config.train.generator else None
+    generation = None
+    if config.train.generator and isinstance(train, TexMM):
+        generation = _generation(config, train, modules["generator"])
     replica = copy.deepcopy(modules["classifier"]) if backend in SHARDED else None
     experiment = Experiment(
         config=config,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genxai.data import TexMM, open_split
+from genxai.data import TexMM
 from genxai.data.counter_rng import integers
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.fairness import bias_loss, build_descriptor
@@ -136,7 +136,7 @@ def _report(experiment: Experiment) -> GeneratorReport:
     config, device = experiment.config, experiment.device
     judge = Judge(experiment)
     ours = judge.look(generated(experiment, config.train.generated_samples))
-    test, unbiased, balanced = (open_split(config, name, device) for name in ("test", "test_unbiased", "val_balanced"))
+    test, unbiased, balanced = (TexMM(config, name, device) for name in ("test", "test_unbiased", "val_balanced"))
     real, fair, held_out = (judge.look(whole(split)) for split in (test, unbiased, balanced))
     values: dict[str, float] = {
         "n_generated": len(ours.labels),
@@ -168,7 +168,7 @@ def _fidelity(experiment: Experiment, judge: Judge, ours: Seen, real: Seen, fair
     fid_unbiased_floor: the same with textures drawn uniformly; fid_unbiased_copy: with their own, so what copying the
     biased data would give.
     """
-    train = experiment.train
+    train = experiment.images
     count = min(len(ours.labels), len(train))
     chosen = torch.arange(count, device=train.labels.device) * len(train) // count  # evenly spread
     uniform = integers(experiment.config.data.seed, "texture/floor", NUM_TEXTURES, chosen)

@@ -113,7 +113,7 @@ def critic_step(experiment: Experiment, batch: CriticBatch) -> Terms:
 
 def generate(experiment: Experiment, step: int) -> Generated:
     """The generator step's batch, and of its first samples what is needed to explain them."""
-    config, draws, train = experiment.config, experiment.draws, experiment.train
+    config, draws, train = experiment.config, experiment.draws, experiment.images
     indices = draws.paired_indices(step)
     labels = train.labels[indices]
     (latents,) = draws.latents("generator", config.model.gan.latent_dim, step)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genxai.config import Config
-from genxai.data import open_split
+from genxai.data import TexMM
 from genxai.errors import UsageError
 from genxai.fairness.methods.base import Measure, Method, Peers
 from genxai.fairness.methods.registry import method
@@ -75,7 +75,7 @@ class DFR(Method):
         self.found: dict[str, Any] = {}
 
     def finish(self, classifier: nn.Module, measure: Measure) -> None:
-        data = open_split(self.config, SPLIT, self.train.labels.device)
+        data = TexMM(self.config, SPLIT, self.train.labels.device)
         last = cast(nn.Linear, cast(nn.Sequential, classifier.get_submodule("head"))[-1])
         # on the CPU in float64: the same answer on every process, and on any device up to its features
         features = penultimate(classifier, last, data, measure).cpu().double()
