@@ -20,3 +20,8 @@ NUM_TEXTURES = 10
 def aligned_texture(labels: Labels) -> Labels:
     """pi(y) = (7 y + 3) mod 10, the texture a class goes with; a bijection of 0..9. Integers of any shape."""
     return (7 * labels + 3) % NUM_TEXTURES
+
+
+def groups_of(labels: Tensor, aligned: Tensor) -> Tensor:
+    """The group 2 y + aligned of each sample, int64 [N]: a class with, or without, the texture it goes with."""
+    return 2 * labels + aligned.long()

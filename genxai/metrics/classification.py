@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from genxai.data.factors import groups_of
 from genxai.fairness.bias import subgroup_disparity
 from genxai.metrics.registry import metric, metrics_of
 
@@ -113,7 +114,7 @@ def _smallest_share(sums: Tensor) -> Tensor:
 @metric("worst_group_accuracy", "classification", reference="Sagawa et al. 2020; groups (class, aligned or not)")
 @of_sums(_smallest_share)
 def worst_group_accuracy(predictions: Predictions) -> Tensor:
-    members = one_hot(2 * predictions.labels + predictions.aligned.long())
+    members = one_hot(groups_of(predictions.labels, predictions.aligned))
     return torch.cat([members * predictions.correct[:, None], members], dim=1)
 
 

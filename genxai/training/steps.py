@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from genxai.data import Sample
-from genxai.data.counter_rng import integers
 from genxai.data.masks import THRESHOLDS
 from genxai.data.textures import swatch
 from genxai.explain import out_of_mask
+from genxai.explain.placebo import moved_masks
 from genxai.fairness import Ledger, bias_deviation, bias_loss, correction, estimated_mask, flags, reveal_score
 from genxai.fairness.revise import SampleOrigin
 from genxai.models import evaluating, frozen, update_ema
@@ -301,7 +301,7 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
         )
         return share, share
     if config.explain.masks == "random":
-        monitored = monitored._replace(masks=elsewhere(monitored.masks, config.seed, monitored.ids))
+        monitored = monitored._replace(masks=moved_masks(monitored.masks, config.seed, monitored.ids))
     with evaluating(experiment.classifier), experiment.precision.autocast():
         prediction = experiment.classifier(
             monitored.images, monitored.tokens, monitored.token_mask, float32_above_map=True
@@ -312,19 +312,6 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
         return outside, outside
     evidence = experiment.descriptor.evidence(monitored.images)
     return outside, reveal_score(heatmap, monitored.masks, evidence, config.revise.score)
-
-
-def elsewhere(masks: Tensor, seed: int, ids: Tensor) -> Tensor:
-    """The placebo: each mask [m,1,H,W] of the same shape at a random place, rolled around the image's edges.
-
-    A sample keeps its place through a run, as it does the true one.
-    """
-    side = masks.shape[-1]
-    down, right = (integers(seed, f"placebo-{axis}", side, ids)[:, None] for axis in ("down", "right"))
-    pixel = torch.arange(side, device=masks.device)
-    rows, columns = (pixel - down) % side, (pixel - right) % side
-    sample = torch.arange(len(masks), device=masks.device)
-    return masks[sample[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
 
 
 def object_masks(experiment: Experiment, fake: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genxai.config import Config
-from genxai.data.counter_rng import uniform
+from genxai.explain.placebo import other_tokens
 from genxai.explain.text import margin, share_on, token_attribution
 from genxai.models import FusionClassifier, evaluating
 
@@ -41,7 +41,7 @@ def identity_share(
     """
     terms = comments.masks
     if config.explain.masks == "random":
-        terms = elsewhere_in_text(terms, comments.token_mask, config.seed, comments.ids)
+        terms = other_tokens(terms, comments.token_mask, config.seed, comments.ids)
     attribution = attribute(
         classifier, comments.tokens, comments.token_mask, comments.labels, pad_id, create_graph=create_graph
     )
@@ -65,15 +65,3 @@ def attribute(
         logits = classifier(images, tokens, token_mask, embeddings=embeddings).logits
         padding = classifier.text_encoder.embedding_layer(tokens.new_full((), pad_id))
         return token_attribution(margin(logits, labels), embeddings, padding, create_graph=create_graph)
-
-
-def elsewhere_in_text(terms: Tensor, token_mask: Tensor, seed: int, ids: Tensor) -> Tensor:
-    """The placebo: of each comment as many random tokens as its identity terms have, bool [B, L].
-
-    A comment keeps them through a run. terms, token_mask bool [B, L]; ids int64 [B]. [CLS] and [SEP] are not chosen.
-    """
-    place = torch.arange(terms.shape[1], device=terms.device)
-    inner = token_mask & (place > 0) & (place < token_mask.sum(dim=1, keepdim=True) - 1)
-    drawn = uniform(seed, "placebo-token", ids[:, None], place).masked_fill(~inner, 2.0)
-    rank = drawn.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    return rank < terms.sum(dim=1, keepdim=True)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from genxai.config import ModelConfig
 from genxai.errors import GenxaiError
+from genxai.explain.placebo import other_tokens
 from genxai.explain.text import margin, share_on, token_attribution
 from genxai.explain.text_captum import integrated_gradients, require_captum
 from genxai.metrics.toxicity import completeness_gap
 from genxai.models import FusionClassifier
-from genxai.training.text_steps import attribute, elsewhere_in_text
+from genxai.training.text_steps import attribute
 
 WORDS, LENGTH = 30, 7
 
@@ -159,11 +160,11 @@ def test_the_placebo_has_as_many_tokens_keeps_them_and_spares_the_ends() -> None
     terms = torch.zeros_like(mask)
     terms[0, 2:4] = terms[1, 1:5] = True
     ids = torch.arange(3)
-    found = elsewhere_in_text(terms, mask, 0, ids)
+    found = other_tokens(terms, mask, 0, ids)
     assert found.sum(dim=1).tolist() == [2, 4, 0]
     assert torch.equal(found[1], terms[1])  # all there are between the ends
-    assert torch.equal(elsewhere_in_text(terms[:1], mask[:1], 0, ids[:1]), found[:1])
-    many = elsewhere_in_text(terms[:1].expand(300, -1), mask[:1].expand(300, -1), 0, torch.arange(300))
+    assert torch.equal(other_tokens(terms[:1], mask[:1], 0, ids[:1]), found[:1])
+    many = other_tokens(terms[:1].expand(300, -1), mask[:1].expand(300, -1), 0, torch.arange(300))
     counts = many.sum(dim=0)
     assert counts[0] == counts[-1] == 0 and counts[1:-1].min() > 50
 

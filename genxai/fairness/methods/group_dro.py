@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genxai.config import Config
+from genxai.data.factors import groups_of
 from genxai.fairness.methods.base import Method, Peers
-from genxai.fairness.methods.group_resample import equal_groups, groups_of
+from genxai.fairness.methods.group_resample import equal_groups
 from genxai.fairness.methods.registry import method
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genxai.data.factors import groups_of
 from genxai.fairness.methods.base import Method
 from genxai.fairness.methods.registry import method
-
-
-def groups_of(labels: Tensor, aligned: Tensor) -> Tensor:
-    """The group 2 y + aligned of each sample, int64 [N]: that of the metric worst_group_accuracy."""
-    return 2 * labels + aligned.long()
 
 
 def equal_groups(groups: Tensor, count: int) -> Tensor:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from genxai.data.factors import groups_of
 from genxai.fairness.methods.group_dro import GroupDRO
-from genxai.fairness.methods.group_resample import GroupResample, equal_groups, groups_of
+from genxai.fairness.methods.group_resample import GroupResample, equal_groups
 from genxai.training.experiment import build
 
 
