@@ -54,7 +54,6 @@ def settings(spec: TableSpec, results: Results) -> list[Setting]:
     records = _records(spec, results.sweeps)
     everywhere = set(reported.frame["signature"]) if len(reported) else set[str]()
     found: list[Setting] = []
-    names: list[str] = []
     for part in reported.split_by(spec.split_by, spec.across):
         here = tuple(record for record in records if _belongs(record, part, everywhere, spec.across))
         place = Setting("", "", part, here)
@@ -63,15 +62,21 @@ def settings(spec: TableSpec, results: Results) -> list[Setting]:
         config = part.frame["config"].iloc[0]
         about = caption(describe_setting(config, spec.split_by, spec.across), scale_warning([config]))
         rho = "" if "data.rho" in spec.across else f"-rho{plain(config.data.rho)}"
-        names.append(f"{spec.id}-{config.data.dataset}-{config.data.source}{rho}")
-        found.append(replace(place, id=names[-1], caption=about))
-    found.sort(key=lambda place: (-len(place.records), "mnist" not in place.id.split("-")[1]))  # the fullest first
+        name = f"{spec.id}-{config.data.dataset}-{config.data.source}{rho}"
+        found.append(replace(place, id=name, caption=about))
     if not found:
         return [Setting(spec.id, caption("No run fits any row yet"), None)]
+    found.sort(key=_fullest_first)
+    names = [setting.id for setting in found]
     return [
         replace(setting, id=f"{name}-{names[:place].count(name) + 1}") if names.count(name) > 1 else setting
         for place, (name, setting) in enumerate(zip(names, found, strict=True))
     ]
+
+
+def _fullest_first(setting: Setting) -> tuple[int, bool]:
+    """Of settings with as many rows, MNIST's."""
+    return -len(setting.records), setting.runs is None or setting.runs.frame["config"].iloc[0].data.dataset != "mnist"
 
 
 def _has_table(spec: TableSpec, place: Setting) -> bool:

@@ -74,7 +74,7 @@ def mass_share(heatmap: Tensor, weight: Tensor) -> Tensor:
     heatmap [B, h, w] >= 0, weight [B, 1, H, W] or [B, H, W]. Differentiable in both, and free of the map's scale.
     An all-zero map gives 0 with zero gradient.
     """
-    weight = _without_channel(weight)
+    weight = without_channel(weight)
     resized = resize_map(heatmap, (weight.shape[1], weight.shape[2]))
     total = resized.sum(dim=(1, 2))
     # below the smallest normal number the reciprocal overflows; such a map is zero for every purpose
@@ -118,11 +118,12 @@ def pointing_game(heatmap: Tensor, mask: Tensor) -> Tensor:
 def _flat(heatmap: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Resized map and mask as [B, H*W]."""
     _check(heatmap, mask)
-    inside = _without_channel(mask)
+    inside = without_channel(mask)
     return resize_map(heatmap, (inside.shape[1], inside.shape[2])).flatten(1), inside.flatten(1)
 
 
-def _without_channel(image: Tensor) -> Tensor:
+def without_channel(image: Tensor) -> Tensor:
+    """[B, 1, H, W] or [B, H, W] -> [B, H, W]."""
     return image[:, 0] if image.dim() == 4 else image
 
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from genxai.metrics.baselines import Explained, baseline_metrics, expected_iou
     from genxai.metrics.classification import Predictions, classification_metrics, label_nmi, pair_metrics
     from genxai.metrics.intervals import bootstrap_intervals, mean_intervals, prediction_intervals
-    from genxai.metrics.registry import METRICS, Metric, metric
+    from genxai.metrics.localisation import localisation_metrics, localisation_values, mask_nmi, ssim
+    from genxai.metrics.registry import METRICS, Metric, means, metric
     from genxai.metrics.stability import stability_metrics
-    from genxai.metrics.structure import localisation_metrics, localisation_values, mask_nmi, means, ssim
 
 _HOME = {
     "Explained": "baselines",
@@ -27,15 +27,15 @@ _HOME = {
     "classification_metrics": "classification",
     "expected_iou": "baselines",
     "label_nmi": "classification",
-    "localisation_metrics": "structure",
-    "localisation_values": "structure",
-    "mask_nmi": "structure",
+    "localisation_metrics": "localisation",
+    "localisation_values": "localisation",
+    "mask_nmi": "localisation",
     "mean_intervals": "intervals",
-    "means": "structure",
+    "means": "registry",
     "metric": "registry",
     "pair_metrics": "classification",
     "prediction_intervals": "intervals",
-    "ssim": "structure",
+    "ssim": "localisation",
     "stability_metrics": "stability",
 }
 

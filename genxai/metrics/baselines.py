@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from genxai.explain.localisation import Rule, at_half_max, iou_xai, resize_map
-from genxai.metrics.registry import metric, metrics_of
-from genxai.metrics.structure import CHUNK, means, values_of
+from genxai.metrics.localisation import CHUNK
+from genxai.metrics.registry import means, metric, metrics_of, values_of
 
 #: half the width of the window of overlaps that chance is summed over, in square roots of the number of pixels:
 #: beyond it lies a probability of at most 2 exp(-2 4^2) = 3e-14 (Hoeffding 1963, section 6)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import torch
+from torch import Tensor
+
+from genxai import metrics
+
 #: what a metric is a function of, and when it is computed:
-#:   classification  (Predictions) -> float: every evaluated split, at every evaluation
+#:   classification  (Predictions) -> float: every split of images but pairs, at every evaluation; of comments SHARED
 #:   pairs           (Predictions of counterfactual pairs) -> float: test_counterfactual
 #:   localisation    (maps [B, h, w], masks bool [B, 1, H, W]) -> Tensor [B]: explained samples, at every evaluation
 #:   baseline        (Explained) -> Tensor [B]: what a localisation metric is read beside; at the final evaluation
@@ -48,5 +55,18 @@ def metric(name: str, kind: Kind, *, reference: str, higher_is_better: bool = Tr
 
 
 def metrics_of(kind: Kind) -> list[Metric]:
-    """The registered metrics of one kind, in the order of registration."""
+    """The registered metrics of one kind, in the order of registration; imports the files of this package."""
+    for module in pkgutil.iter_modules(metrics.__path__):
+        if not module.name.startswith("make_"):
+            importlib.import_module(f"{metrics.__name__}.{module.name}")
     return [entry for entry in METRICS.values() if entry.kind == kind]
+
+
+def values_of(kind: Kind, parts: Sequence[tuple[Any, ...]]) -> dict[str, Tensor]:
+    """Every registered metric of a kind, float64 [N] by name; parts: its arguments for some of the samples each."""
+    return {entry.name: torch.cat([entry.function(*part).double() for part in parts]) for entry in metrics_of(kind)}
+
+
+def means(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of values per sample the mean over the samples."""
+    return {name: float(column.mean()) for name, column in values.items()}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from genxai.explain.localisation import at_half_max
 from genxai.explain.perturbation import shift_back
-from genxai.metrics.registry import metric
-from genxai.metrics.structure import CHUNK, mask_nmi, means, scaled_maps, ssim, values_of
+from genxai.metrics.localisation import CHUNK, mask_nmi, scaled_maps, ssim
+from genxai.metrics.registry import means, metric, values_of
 
 
 @dataclass(frozen=True)

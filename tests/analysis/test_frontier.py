@@ -16,7 +16,9 @@ from analysis.results import load_runs
 GENERATOR = {"train.generator_metrics": True}
 
 
-def add(runs: Any, weight: float, bias: list[float], fid: list[float], **options: Any) -> None:
+def add(
+    runs: Any, weight: float, bias: list[float], fid: list[float], origin: dict[str, Any] | None = None, **options: Any
+) -> None:
     """One configuration with a run per value."""
     settings = {**GENERATOR, "objective.lambda_bias": weight, **{k.replace("__", "."): v for k, v in options.items()}}
     values = {
@@ -26,7 +28,7 @@ def add(runs: Any, weight: float, bias: list[float], fid: list[float], **options
         "generator/cramers_v_unbiased": [0.0] * len(fid),
         "generator/fid_floor": [0.5] * len(fid),
     }
-    runs.seeds(settings, values, folder="frontier")
+    runs.seeds(settings, values, folder="frontier", origin=origin)
 
 
 @pytest.fixture
@@ -65,6 +67,8 @@ def test_what_else_differs_is_named_and_never_averaged_over(swept):
 def test_runs_without_the_metrics_unfinished_ones_and_those_that_only_chose_something_are_left_out(swept):
     swept.add({"objective.lambda_bias": 1.0}, {"test/accuracy": 0.9}, folder="frontier")
     swept.add({**GENERATOR, "objective.lambda_bias": 0.1}, folder="frontier", state="started")
+    chooser = {"sweep": "frontier", "stage": "selection", "row": "full", "trial": 0, "point": {"objective.lambda_bias": 100.0}}
+    add(swept, 100.0, [0.1], [9.0], origin=chooser)
     points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
     assert {p.lambda_bias for p in points} == {0.0, 10.0}
 

@@ -274,3 +274,13 @@ def test_the_shipped_sweeps_have_the_rows_of_the_shipped_tables() -> None:
     for name in ("table2", "table3"):
         ours = {row.record for row in specs[name].rows if row.where is not None}
         assert ours == set(load_sweep(sweeps / f"{name}.yaml").definition.rows)
+
+
+def test_settings_that_differ_in_a_length_keep_their_own_names_whatever_their_order(runs: Any) -> None:
+    for dataset, epochs in (("fashion-mnist", 3), ("fashion-mnist", 5), ("mnist", 5)):
+        runs.add({"data.dataset": dataset, "train.epochs": epochs}, {"test/accuracy": 0.5})
+    spec = next(table for table in load_tables() if table.id == "table2")
+    found = settings(spec, load_runs(runs.path))
+    named = {setting.id: setting.runs.frame["config"].iloc[0].data.dataset for setting in found if setting.runs}
+    assert len(named) == 3 and all(f"-{dataset}-" in name for name, dataset in named.items())
+    assert found[0].id.startswith("table2-mnist-")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from genxai import metrics
 from genxai.config import Config
 from genxai.configfile import load_config
 from genxai.data import TexMM
 from genxai.errors import UsageError
 from genxai.explain import iou_xai
-from genxai.metrics import METRICS, metric
+from genxai.metrics import METRICS
 from genxai.models import FusionClassifier
 from genxai.training.evaluation import measure_split
 from genxai.training.experiment import build
@@ -151,8 +153,16 @@ def test_the_numbers_do_not_depend_on_how_many_processes_share_the_work(configur
     assert {name: pytest.approx(interval, rel=1e-6) for name, interval in alone.intervals.items()} == first.intervals
 
 
-def test_a_metric_registered_in_any_file_appears_in_the_report(configure, monkeypatch) -> None:
+def test_one_file_in_the_package_is_a_new_metric_of_the_report(configure, tmp_path, monkeypatch) -> None:
+    (tmp_path / "size.py").write_text(
+        "from genxai.metrics import metric\n\n\n"
+        '@metric("object_size", "localisation", reference="a test")\n'
+        "def object_size(maps, masks):\n    return masks.double().mean((1, 2, 3))\n"
+    )
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
     monkeypatch.setattr("genxai.metrics.registry.METRICS", dict(METRICS))
-    metric("object_size", "localisation", reference="a test")(lambda maps, masks: masks.double().mean((1, 2, 3)))
-    found = report(configure(), "test")
+    try:
+        found = report(configure(), "test")
+    finally:
+        sys.modules.pop("genxai.metrics.size", None)
     assert 0 < found.metrics["test/object_size"] < 1 and "test/object_size" in found.intervals

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genxai.explain.localisation import at_half_max, iou_xai, pointing_game, relevance_mass, resize_map
+from genxai.explain.localisation import at_half_max, iou_xai, pointing_game, relevance_mass, resize_map, without_channel
 from genxai.metrics.classification import table_nmi
-from genxai.metrics.registry import Kind, metric, metrics_of
+from genxai.metrics.registry import means, metric, values_of
 
 #: stabilisers of SSIM for values in [0, 1], and the width of its Gaussian window [px] (Wang et al. 2004)
 SSIM_C1, SSIM_C2, SSIM_SIGMA = 0.01**2, 0.03**2, 1.5
@@ -33,16 +32,6 @@ def localisation_values(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
     if len(maps) != len(masks):
         raise ValueError(f"needs one mask per map, got {len(maps)} maps and {len(masks)} masks")
     return values_of("localisation", list(zip(maps.split(CHUNK), masks.split(CHUNK), strict=True)))
-
-
-def values_of(kind: Kind, parts: Sequence[tuple[Any, ...]]) -> dict[str, Tensor]:
-    """Every registered metric of a kind, float64 [N] by name; parts: its arguments for some of the samples each."""
-    return {entry.name: torch.cat([entry.function(*part).double() for part in parts]) for entry in metrics_of(kind)}
-
-
-def means(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Of values per sample the mean over the samples."""
-    return {name: float(column.mean()) for name, column in values.items()}
 
 
 def localisation_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
@@ -71,12 +60,12 @@ metric("pointing", "localisation", reference="Zhang et al. 2016, without the mar
 @metric("ssim_align", "localisation", reference="Wang et al. 2004, between the map scaled to [0, 1] and the mask")
 def ssim_align(maps: Tensor, masks: Tensor) -> Tensor:
     """SSIM of the resized map, divided by its maximum, with the mask as a 0/1 image; below 0 if they oppose."""
-    return ssim(scaled_maps(maps, masks.shape[-2:]), _plane(masks).float())
+    return ssim(scaled_maps(maps, masks.shape[-2:]), without_channel(masks).float())
 
 
 @metric("nmi_align", "localisation", reference="2 I / (H + H) of the map binarised at half its maximum and the mask")
 def nmi_align(maps: Tensor, masks: Tensor) -> Tensor:
-    return mask_nmi(at_half_max(scaled_maps(maps, masks.shape[-2:])), _plane(masks))
+    return mask_nmi(at_half_max(scaled_maps(maps, masks.shape[-2:])), without_channel(masks))
 
 
 def mask_nmi(first: Tensor, second: Tensor) -> Tensor:
@@ -126,7 +115,3 @@ def scaled_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
     resized = resize_map(maps, (size[0], size[1]))
     maximum = resized.amax(dim=(1, 2), keepdim=True)
     return resized / torch.where(maximum > 0, maximum, 1.0)
-
-
-def _plane(masks: Tensor) -> Tensor:
-    return masks[:, 0] if masks.dim() == 4 else masks

@@ -120,7 +120,7 @@ def test_the_mask_as_its_own_map_is_perfect_and_an_empty_map_is_worth_nothing() 
 def test_scoring_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, truth = pictures(7, 5).float(), masks(7, 10)
     whole = localisation_metrics(maps, truth)
-    monkeypatch.setattr("genxai.metrics.structure.CHUNK", 3)
+    monkeypatch.setattr("genxai.metrics.localisation.CHUNK", 3)
     assert localisation_metrics(maps, truth) == pytest.approx(whole, rel=1e-5)
 
 
