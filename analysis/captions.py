@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.conditions import flatten, matches, setting
+from analysis.conditions import flatten, matches, setting_of
 from analysis.specs import paper_scale
 from analysis.verdicts import plain
 from genxai.config import Config
@@ -54,7 +54,7 @@ def describe_setting(config: Config, split_by: Sequence[str], across: Sequence[s
     default = flatten(Config().model_dump(mode="json", exclude={"origin"}))
     changed = [
         f"{key} = {plain(value)}"
-        for key, value in setting(config, split_by, across).items()
+        for key, value in setting_of(config, split_by, across).items()
         if key not in _SAID and value != default[key]
     ]
     return ", ".join(parts + changed)

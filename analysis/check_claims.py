@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.make_tables import print_documents, read_runs, results_folder, write
+from analysis.commands import print_documents, read_runs, results_folder, write_documents
 from genxai.errors import EXIT_OK
 from launch.cli import add_runs_option, make_parser, run_command
 
@@ -53,7 +53,7 @@ def report(options: argparse.Namespace) -> int:
     root = results_folder(options.runs)
     claims = load_claims()
     document = check_claims(claims, read_runs(root, "no claim has been measured"))
-    files = write([document], options.out, ("md", "csv")) if options.out else []
+    files = write_documents([document], options.out, ("md", "csv")) if options.out else []
     if options.json:
         content = {"runs": str(root), "claims": as_json(document)}
         print(json.dumps(finite(content), indent=1, ensure_ascii=False, default=str))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from analysis.captions import caption, describe_setting, scale_warning
 from analysis.conditions import in_words, matches
 from analysis.configuration import Configuration
-from analysis.results import Results
+from analysis.measured import Results
 from analysis.row_words import row_notes, why_not
 from analysis.specs import RowSpec, TableSpec
 from analysis.sweeps import Sweep
@@ -114,7 +114,7 @@ def choose(place: Setting, row: RowSpec) -> Choice:
     """
     if place.runs is None or row.where is None:
         return Choice(None, reason="No run of this setting.")
-    records = [record for record in place.records if record.row == row.record and _at(record, row, place.runs)]
+    records = [record for record in place.records if record.row == row.sweep_row and _at(record, row, place.runs)]
     if records:
         return _recorded(records, place.runs)
     return _fitting(place.runs if row.each else place.runs.unnamed, row)

@@ -11,11 +11,11 @@ from itertools import product
 
 from analysis.choices import Choice, Setting, choose, settings
 from analysis.claim_specs import Claims, ClaimSpec, ClaimVerdict, Condition, readings
-from analysis.conditions import setting
+from analysis.conditions import setting_of
 from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
+from analysis.measured import Results
 from analysis.remedies import command
-from analysis.results import Results
 from analysis.specs import ColumnSpec, TableSpec, paper_rows, paper_value
 from analysis.verdicts import MINUS, SHARED_DATA, Estimate, Rule, fixed, seed_difference
 
@@ -62,14 +62,14 @@ class Check:
 class Evidence:
     """The runs of one setting, asked for one comparison at a time."""
 
-    def __init__(self, table: TableSpec, place: Setting) -> None:
+    def __init__(self, table: TableSpec, setting: Setting) -> None:
         self.rule = table.verdict
         self.rows = {row.id: row for row in table.rows}
         self.columns = {column.id: column for column in table.columns}
         self.table = table
-        self.choices: dict[str, Choice] = {row.id: choose(place, row) for row in table.rows}
-        config = place.runs.frame["config"].iloc[0] if place.runs else None
-        self.place = setting(config, table.split_by, table.across) if config else None
+        self.choices: dict[str, Choice] = {row.id: choose(setting, row) for row in table.rows}
+        config = setting.runs.frame["config"].iloc[0] if setting.runs else None
+        self.options = setting_of(config, table.split_by, table.across) if config else None
 
     def groups(self, claim: ClaimSpec) -> Iterator[list[Check]]:
         """Each comparison of a claim, as the list of its readings."""
@@ -113,7 +113,7 @@ class Evidence:
         row, choice = self.rows[name], self.choices[name]
         configuration = choice.configuration
         if configuration is None:
-            remedy = "" if choice.planned else f"; {command(row, self.place, self.table.across)}"
+            remedy = "" if choice.planned else f"; {command(row, self.options, self.table.across)}"
             return f"{row.label}: {choice.reason[:1].lower()}{choice.reason[1:].rstrip('.')}{remedy}."
         if configuration.by_seed(column.metric):
             return ""
@@ -128,7 +128,7 @@ class Evidence:
         if others and one.key == others[0].key:
             return replace(check, verdict=ClaimVerdict.OPEN, why="the same runs stand for both rows")
         if others:
-            same_data = setting(one.config, ["data"]) == setting(others[0].config, ["data"])
+            same_data = setting_of(one.config, ["data"]) == setting_of(others[0].config, ["data"])
             values = one.by_seed(metric, scale), others[0].by_seed(metric, scale)
             estimate = seed_difference(*values, confidence, same_data=same_data)
         else:
@@ -177,15 +177,15 @@ _EVIDENCE = (
 def check_claims(claims: Claims, results: Results) -> Document:
     """A table of verdicts and one of the comparisons behind them, for every setting found among the runs."""
     tables: list[Table] = []
-    for place in settings(claims.table, results):
-        evidence = Evidence(claims.table, place)
+    for setting in settings(claims.table, results):
+        evidence = Evidence(claims.table, setting)
         found = [(claim, list(evidence.groups(claim))) for claim in claims.claims]
         remarks = (rule_in_words(claims.table.verdict),)
         verdicts = tuple(_verdict_row(claim, groups) for claim, groups in found)
-        tables.append(Table(place.id, place.described(claims.table.caption), _VERDICTS, verdicts, remarks))
+        tables.append(Table(setting.id, setting.described(claims.table.caption), _VERDICTS, verdicts, remarks))
         comparisons = tuple(row for claim, groups in found for row in _evidence_rows(claim, groups))
-        title = f"Comparisons behind the verdicts. {place.described(claims.table.caption)}"
-        tables.append(Table(f"{place.id}-evidence", title, _EVIDENCE, comparisons))
+        title = f"Comparisons behind the verdicts. {setting.described(claims.table.caption)}"
+        tables.append(Table(f"{setting.id}-evidence", title, _EVIDENCE, comparisons))
     return Document(claims.table.id, tuple(tables))
 
 

@@ -52,7 +52,7 @@ def condition_problem(condition: Any) -> str | None:
     return None
 
 
-def setting(config: Config, keys: Sequence[str], across: Sequence[str] = ()) -> dict[str, Any]:
+def setting_of(config: Config, keys: Sequence[str], across: Sequence[str] = ()) -> dict[str, Any]:
     """The flat part of a configuration below the given keys or sections, without those of `across`."""
     flat = flatten(config.model_dump(mode="json", exclude={"origin"}))
     return {key: value for key, value in flat.items() if _below(key, keys) and not _below(key, across)}

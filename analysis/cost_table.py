@@ -9,7 +9,7 @@ from typing import Any
 from analysis.captions import caption
 from analysis.configuration import is_number
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
-from analysis.results import Results
+from analysis.measured import Results
 from analysis.specs import TableSpec
 from analysis.verdicts import fixed
 from genxai.runs import State

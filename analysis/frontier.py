@@ -15,13 +15,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.make_tables import read_runs, results_folder
+from analysis.commands import read_runs, results_folder, write_files
 from genxai.errors import EXIT_OK, GenxaiError
+from genxai.optional import install
 from launch.cli import add_runs_option, make_parser, run_command
 
 if TYPE_CHECKING:
     from analysis.configuration import Configuration
-    from analysis.results import Results
+    from analysis.measured import Results
     from analysis.verdicts import Sample
 
 DESCRIPTION = """
@@ -46,7 +47,7 @@ LAMBDA = "objective.lambda_bias"
 REFERENCE = ("objective.bias_reference", "objective.bias_conditional")
 #: decimals on a terminal
 DIGITS = 4
-NO_MATPLOTLIB = "no picture: matplotlib is not installed; pip install 'genxai[figures]'"
+NO_MATPLOTLIB = f"no picture: matplotlib is not installed; {install('matplotlib')}"
 
 
 @dataclass(frozen=True)
@@ -152,21 +153,13 @@ def _curve_names(configurations: Sequence[Configuration]) -> dict[str, str]:
 
 def write(points: Sequence[Point], bias: str, fidelity: str, folder: Path) -> list[Path]:
     """frontier.csv, and frontier.png where matplotlib is installed; GenxaiError if the folder cannot be written."""
-    from genxai.files import write_atomic
-
     contents: dict[str, str | bytes] = {"frontier.csv": as_csv(points, bias, fidelity)}
     picture = draw(points, bias, fidelity)
     if picture is None:
         print(NO_MATPLOTLIB, file=sys.stderr)
     else:
         contents["frontier.png"] = picture
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            write_atomic(folder / name, content)
-    except OSError as error:
-        raise GenxaiError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
-    return [folder / name for name in contents]
+    return write_files(contents, folder)
 
 
 def as_csv(points: Sequence[Point], bias: str, fidelity: str) -> str:

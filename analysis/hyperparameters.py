@@ -11,7 +11,7 @@ from typing import Any
 from analysis.captions import caption, scale_warning
 from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Row, Table, absent
-from analysis.results import Results
+from analysis.measured import Results
 from analysis.specs import HyperparameterSpec, TableSpec, paper_rows
 from analysis.sweeps import Sweep
 from analysis.verdicts import EM_DASH, plain
@@ -35,11 +35,7 @@ LISTED = 6
 
 def hyperparameters(spec: TableSpec, results: Results) -> Document:
     """The table once per sweep that searched something; else once over all runs there are."""
-    names = [
-        name
-        for name in sweep_names(results)
-        if not has_rows(results, name) and swept_keys(results.in_folder(name), results.sweeps.get(name))
-    ]
+    names = [name for name in results.sweep_names() if not results.has_rows(name) and results.swept_keys(name)]
     if names:
         tables = [_table(spec, name, results.in_folder(name), results.sweeps.get(name, Sweep(name))) for name in names]
     else:
@@ -47,32 +43,10 @@ def hyperparameters(spec: TableSpec, results: Results) -> Document:
     return Document(spec.id, tuple(tables))
 
 
-def sweep_names(results: Results) -> list[str]:
-    """Folders that a sweep fills: with a definition, a selection, or runs that name their trial."""
-    with_trials = {folder for folder in results.folders() if results.in_folder(folder).frame["trial"].notna().any()}
-    return sorted(with_trials | set(results.sweeps))
-
-
-def has_rows(results: Results, name: str) -> bool:
-    """Whether a sweep fills the rows of a table, which searches nothing: what its rows choose stands in that table."""
-    definition = results.sweeps.get(name, Sweep(name)).definition
-    named = any(isinstance(row, str) for row in results.in_folder(name).frame["row"]) if len(results) else False
-    return bool(definition and definition.rows) or named
-
-
-def swept_keys(runs: Results, sweep: Sweep | None) -> list[str]:
-    """Dotted keys that the sweep searched, in its own order."""
-    keys: dict[str, None] = dict.fromkeys(sweep.definition.space if sweep and sweep.definition else ())
-    if len(runs):
-        for point in runs.frame["point"]:
-            keys |= dict.fromkeys(point or ())
-    return list(keys)
-
-
 def _table(spec: TableSpec, name: str, runs: Results, sweep: Sweep) -> Table:
     configurations = runs.configurations()
     chosen = sweep.chosen(configurations)
-    searched = swept_keys(runs, sweep)
+    searched = runs.swept_keys(name)
     paper = paper_rows(spec.paper)
     rows = [
         _row(item, paper.get(item.id, {}), _Ours(item.key, searched, configurations, chosen, sweep))

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genxai.errors import GenxaiError, UsageError
-from launch.cli import add_runs_option, make_parser, run_command, runs_folder
+from analysis.commands import print_documents, read_runs, results_folder, write_documents
+from genxai.errors import UsageError
+from launch.cli import add_runs_option, make_parser, run_command
 
 if TYPE_CHECKING:
     from analysis.formats import Document
-    from analysis.results import Results
+    from analysis.measured import Results
     from analysis.specs import TableSpec
-
-#: what analysis/record.py has written and the repository keeps
-RECORDED = Path(__file__).resolve().parent / "results"
 
 DESCRIPTION = """
 Write the paper's tables from run directories: each as Markdown, tidy CSV and LaTeX (booktabs), and print them.
@@ -72,7 +69,7 @@ def make_tables(options: argparse.Namespace) -> int:
     wanted = _wanted(options.tables, specs)
     results = read_runs(root, "the tables have no measured values")
     documents = build(specs, results, wanted) + counted(root, wanted)
-    files = write(documents, options.out)
+    files = write_documents(documents, options.out)
     if options.json:
         sweeps = {name: sweep.selected for name, sweep in results.sweeps.items()}
         content = {"runs": str(root), "documents": [as_json(document) for document in documents], "selected": sweeps}
@@ -82,27 +79,6 @@ def make_tables(options: argparse.Namespace) -> int:
     print_documents(sorted(documents, key=lambda document: document.name.startswith("sweep_")))
     print(f"wrote {len(files)} files to {options.out}", file=sys.stderr)
     return 0
-
-
-def results_folder(given: Path | None) -> Path:
-    """RUNS as every command finds it; where nobody has named one and ./runs is not there, the recorded results."""
-    root = runs_folder(given)
-    if given is not None or os.environ.get("GENXAI_RUNS") or root.exists() or not any(RECORDED.glob("*/runs.jsonl")):
-        return root
-    print(f"no runs in {root}; showing the recorded results in {RECORDED} (--runs for others)", file=sys.stderr)
-    return RECORDED
-
-
-def read_runs(root: Path, without: str) -> Results:
-    """The runs under RUNS; says on stderr what was left out, and what `without` any run is missing."""
-    from analysis.results import load_runs
-
-    results = load_runs(root)
-    for problem in results.problems:
-        print(f"warning: left out: {problem}", file=sys.stderr)
-    if not len(results):
-        print(f"no runs in {root} yet; {without}", file=sys.stderr)
-    return results
 
 
 def _wanted(text: str | None, specs: Sequence[TableSpec]) -> set[str] | None:
@@ -161,37 +137,6 @@ def counted(root: Path, wanted: set[str] | None) -> list[Document]:
     for problem in problems:
         print(f"warning: left out: {problem}", file=sys.stderr)
     return [document]
-
-
-def write(documents: Sequence[Document], folder: Path, suffixes: Sequence[str] = ("md", "csv", "tex")) -> list[Path]:
-    """Publish every document in every format; raises GenxaiError if the folder cannot be written."""
-    from analysis.formats import markdown, tidy_csv
-    from analysis.latex import latex
-    from genxai.files import write_atomic
-
-    render = {"md": markdown, "csv": tidy_csv, "tex": latex}
-    files = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for document in documents:
-            for suffix in suffixes:
-                file = folder / f"{document.name}.{suffix}"
-                write_atomic(file, render[suffix](document))
-                files.append(file)
-    except OSError as error:
-        raise GenxaiError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
-    return files
-
-
-def print_documents(documents: Sequence[Document]) -> None:
-    """Tables on a terminal, Markdown into a pipe."""
-    from rich.console import Console
-
-    from analysis.formats import show
-
-    console = Console()
-    for document in documents:
-        show(document, console)
 
 
 if __name__ == "__main__":

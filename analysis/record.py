@@ -49,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def record(options: argparse.Namespace) -> int:
     """Read every sweep first, then write: a sweep that is refused leaves all as it was."""
+    from analysis.commands import print_documents
     from analysis.cost_table import cost_table
-    from analysis.make_tables import print_documents
-    from analysis.results import load_runs
+    from analysis.measured import load_runs
     from analysis.specs import load_tables
 
     root, out = runs_folder(options.runs), options.out.expanduser().absolute()
@@ -62,10 +62,9 @@ def record(options: argparse.Namespace) -> int:
         raise GenxaiError(f"there are no runs in {root}; choose another folder with --runs")
     for name, files in content.items():
         _write(out / name, files)
-        size = sum(len(text.encode()) for text in files.values())
-        print(
-            f"{name}: {files['runs.jsonl'].count(chr(10))} runs, {size / 1e6:.1f} MB in {out / name}", file=sys.stderr
-        )
+        texts = [text for text in files.values() if text is not None]
+        size, count = sum(len(text.encode()) for text in texts), texts[0].count("\n")
+        print(f"{name}: {count} runs, {size / 1e6:.1f} MB in {out / name}", file=sys.stderr)
     spec = next(table for table in load_tables() if table.kind == "cost")
     print_documents([cost_table(spec, load_runs(out))])
     return EXIT_OK
@@ -77,9 +76,13 @@ def _with_runs(root: Path) -> list[str]:
     return sorted({run.sweep for run in find_runs(root)})
 
 
-def _compact(root: Path, name: str, partial: bool) -> dict[str, str]:
-    """The files of one sweep by name. Raises GenxaiError if it has not ended, or something in it cannot be recorded."""
+def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
+    """The files of one sweep by name, None for one that it does not have.
+
+    Raises GenxaiError if it has not ended, or something in it cannot be recorded.
+    """
     from analysis.recorded import RUNS_FILE, local_weights, recorded_line
+    from analysis.sweeps import yaml_file
     from genxai.runs import State, find_runs
     from launch.sweepdir import SweepDir
 
@@ -88,7 +91,7 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str]:
         known = ", ".join(_with_runs(root)) or "none"
         raise UsageError(f"there are no runs in {root / name}; sweeps with runs are: {known}")
     folder = SweepDir(root / name)
-    selected = _yaml(folder.selected)
+    selected = yaml_file(folder.selected)
     missing = unfinished(root, runs, selected)
     if missing and not partial:
         raise GenxaiError(
@@ -100,20 +103,19 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str]:
     renamed: dict[str, str] = {}
     for run in runs:
         renamed |= local_weights(run.config())
-    files = {RUNS_FILE: "".join(f"{recorded_line(run)}\n" for run in done)}
-    definition = _yaml(folder.definition)
+    files: dict[str, str | None] = {RUNS_FILE: "".join(f"{recorded_line(run)}\n" for run in done)}
+    definition = yaml_file(folder.definition)
     if isinstance(definition.get("base"), str):
         definition["base"] = Path(definition["base"]).name  # a preset, or a file whose path is of this machine
     for file, tree in ((folder.definition, definition), (folder.selected, selected)):
-        if tree:
-            files[file.name] = _dumped(tree, renamed, str(file))
+        files[file.name] = _dumped(tree, renamed, str(file)) if tree else None
     return files
 
 
 def unfinished(root: Path, runs: Sequence[Run], selected: dict[str, Any]) -> list[str]:
     """What a sweep still lacks, in words; empty if it has ended."""
     from analysis.sweeps import Sweep
-    from genxai.runs import State
+    from genxai.runs import State, find_runs
 
     name = runs[0].sweep
     lacking = []
@@ -125,26 +127,11 @@ def unfinished(root: Path, runs: Sequence[Run], selected: dict[str, Any]) -> lis
     open_rows = sorted({record.row for record in sweep.rows if not record.runs})
     if open_rows:
         lacking.append(f"nothing chosen yet for {', '.join(open_rows)}")
-    here = {run.signature for run in runs} | {path.parent.name for path in root.glob("*/*/result.json")}
+    here = {run.signature for run in runs} | {run.signature for run in find_runs(root) if run.state is State.DONE}
     absent = sorted({run for record in sweep.rows for run in record.runs} - here)
     if absent:
         lacking.append(f"{len(absent)} runs of its rows not begun")
     return lacking + ([sweep.provisional] if sweep.provisional else [])
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; empty if there is no such file. Raises GenxaiError if it cannot be read."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise GenxaiError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(tree, dict):
-        raise GenxaiError(f"{path}: expected a mapping, got {type(tree).__name__}")
-    return tree
 
 
 def _dumped(tree: dict[str, Any], renamed: dict[str, str], where: str) -> str:
@@ -157,16 +144,16 @@ def _dumped(tree: dict[str, Any], renamed: dict[str, str], where: str) -> str:
     return yaml.safe_dump(clean, sort_keys=False, allow_unicode=True)
 
 
-def _write(folder: Path, files: dict[str, str]) -> None:
-    """Publish every file whole; one of an earlier recording that is no longer there goes."""
+def _write(folder: Path, files: dict[str, str | None]) -> None:
+    """Publish every file whole; one without content, of an earlier recording, goes."""
     from genxai.files import make_folder, write_atomic
 
     make_folder(folder)
-    for name in ("sweep.yaml", "selected.yaml", "runs.jsonl"):
-        if name in files:
-            write_atomic(folder / name, files[name])
-        else:
+    for name, content in files.items():
+        if content is None:
             (folder / name).unlink(missing_ok=True)
+        else:
+            write_atomic(folder / name, content)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.conditions import matches, setting
+from analysis.conditions import matches, setting_of
 from analysis.specs import RowSpec
 from genxai.config import Config
 from genxai.configfile import get_dotted
@@ -30,7 +30,7 @@ def command(row: RowSpec, place: Mapping[str, object] | None, across: Sequence[s
     elsewhere = ""
     for path, planned in _shipped_sweeps():
         fitting = [run.config for run in planned if _answers(run, row)]
-        here = [config for config in fitting if place is None or setting(config, list(place), across) == place]
+        here = [config for config in fitting if place is None or setting_of(config, list(place), across) == place]
         line = f"python launch/sweep.py {path.stem}"
         if here:
             return f"`{line}` runs it"
@@ -42,7 +42,7 @@ def command(row: RowSpec, place: Mapping[str, object] | None, across: Sequence[s
 def _answers(run: Planned, row: RowSpec) -> bool:
     """By its name where the run is made for a row, else by its options."""
     conditions = row.at if run.row is not None else row.asked
-    named = run.row in (None, row.record)
+    named = run.row in (None, row.sweep_row)
     return named and all(matches(get_dotted(run.config, key), condition) for key, condition in conditions.items())
 
 

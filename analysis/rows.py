@@ -15,7 +15,7 @@ from analysis.choices import Choice, Setting, choose, each_row, settings
 from analysis.configuration import Configuration
 from analysis.differences import Difference, corrected, in_words, paired
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
-from analysis.results import Results
+from analysis.measured import Results
 from analysis.specs import ColumnSpec, GroupSpec, RowSpec, TableSpec, paper_rows, paper_value
 from analysis.verdicts import fixed
 

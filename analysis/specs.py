@@ -81,7 +81,7 @@ class RowSpec(Section):
         return {**(self.where or {}), **self.at}
 
     @property
-    def record(self) -> str:
+    def sweep_row(self) -> str:
         """The row of a sweep that stands here."""
         return self.answers or self.id
 

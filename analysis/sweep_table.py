@@ -8,8 +8,7 @@ from analysis.captions import caption, describe_setting, scale_warning
 from analysis.cells import measured_cell
 from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Row, Table
-from analysis.hyperparameters import has_rows, sweep_names, swept_keys
-from analysis.results import Results
+from analysis.measured import Results
 from analysis.row_words import choosing_words
 from analysis.specs import ColumnSpec, TableSpec
 from analysis.sweeps import Sweep, pareto_front
@@ -26,15 +25,15 @@ def sweep_tables(spec: TableSpec, results: Results) -> list[Document]:
     """One document `sweep_<name>` per folder that a sweep fills."""
     return [
         Document(f"{spec.id}_{name}", (_table(spec, results.in_folder(name), results.sweeps.get(name, Sweep(name))),))
-        for name in sweep_names(results)
+        for name in results.sweep_names()
     ]
 
 
 def _table(spec: TableSpec, runs: Results, sweep: Sweep) -> Table:
     # a row's runs and those that chose its value may differ in their seeds alone
     points = sorted([*runs.reported().configurations(), *runs.selecting().configurations()], key=_order)
-    with_rows = has_rows(runs, sweep.name)
-    keys = _row_keys(sweep) if with_rows else swept_keys(runs, sweep)
+    with_rows = runs.has_rows(sweep.name)
+    keys = _row_keys(sweep) if with_rows else runs.swept_keys(sweep.name)
     objectives, others = _measured_columns(spec, sweep)
     measured = (*objectives, *others)
     front = _front(points, sweep)

@@ -126,19 +126,26 @@ def _definition(folder: SweepDir, problems: list[str]) -> SweepFile | None:
     return None if unknown else definition
 
 
-def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
-    """A YAML mapping; empty if the file is missing or no mapping."""
+def yaml_file(path: Path) -> dict[str, Any]:
+    """A YAML mapping; empty if there is no such file. Raises GenxaiError if it is no mapping or cannot be read."""
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        problems.append(f"{path}: cannot be read: {' '.join(str(error).split())}")
-        return {}
+        raise GenxaiError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(tree, dict):
-        problems.append(f"{path}: expected a mapping, got {type(tree).__name__}")
-        return {}
+        raise GenxaiError(f"{path}: expected a mapping, got {type(tree).__name__}")
     return tree
+
+
+def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
+    """As `yaml_file`, but what is wrong is added to `problems`, and nothing is known."""
+    try:
+        return yaml_file(path)
+    except GenxaiError as error:
+        problems.append(str(error))
+        return {}
 
 
 def pareto_front(points: Mapping[str, Sequence[float]], directions: Sequence[str]) -> set[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from analysis.captions import DATASET_NAMES, RHO, caption
 from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
-from analysis.results import Results
+from analysis.measured import Results
 from analysis.specs import ColumnSpec, TableSpec
 from analysis.verdicts import fixed, mean_sd, plain
 

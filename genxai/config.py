@@ -356,6 +356,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _training_data_select_nothing(self) -> Config:
+        # what build_method refuses of any method, of those here before a sweep has started anything
         if self.method.name == "dfr" and self.train.select_on == "val_balanced":
             raise ValueError("method.name=dfr trains on val_balanced, which so cannot select: set train.select_on=val")
         if self.method.name == "jtt" and self.explain.from_epoch and self.explains:

@@ -20,12 +20,12 @@ EXTRAS = {
 
 
 def require(module: str, what: str, instead: str) -> None:
-    """Raises UsageError where the module is not installed; looks for it without importing it.
+    """Raises UsageError where the module is not installed; looks for it without importing it, which may take seconds.
 
     what: the option that needs it. instead: what to set to do without.
     """
     if importlib.util.find_spec(module) is None:
-        raise UsageError(_advice(module, what, "is not installed", instead))
+        raise UsageError(f"{what} needs {module}, which is not installed: {install(module)}, or {instead}")
 
 
 def load(module: str, what: str, instead: str) -> Any:
@@ -33,8 +33,11 @@ def load(module: str, what: str, instead: str) -> Any:
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: transformers beside a broken package
-        raise UsageError(_advice(module, what, f"cannot be imported ({error})", instead)) from None
+        raise UsageError(
+            f"{what} needs {module}, which cannot be imported ({error}): {install(module)}, or {instead}"
+        ) from None
 
 
-def _advice(module: str, what: str, state: str, instead: str) -> str:
-    return f"{what} needs {module}, which {state}: pip install 'genxai[{EXTRAS[module]}]', or {instead}"
+def install(module: str) -> str:
+    """The command that installs it."""
+    return f"pip install 'genxai[{EXTRAS[module]}]'"

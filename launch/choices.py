@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from genxai.errors import GenxaiError
 from launch.attempts import Report, Status
-from launch.outcomes import Outcome, outcome, plain
+from launch.outcomes import Outcome, outcome, without_anchors
 from launch.plan import Planner, Trial
 from launch.points import Point
 from launch.rows import Case, Question, Rows
@@ -166,4 +166,4 @@ def _row(rows: Rows, case: Case, survey: Survey) -> dict[str, Any]:
         content["runs"] = [planned.signature for planned in trial.runs]
     elif case.trial in survey.rows.failed:
         content["failed"] = "; ".join(survey.rows.failed[case.trial].reasons)
-    return plain(content)
+    return without_anchors(content)

@@ -189,7 +189,7 @@ def write_selection(folder: SweepDir, content: dict[str, Any]) -> None:
     """Publish selected.yaml if its content has changed; nothing is written while there is none."""
     if not content:
         return
-    text = yaml.dump(plain(content), Dumper=_SAFE_DUMPER, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(without_anchors(content), Dumper=_SAFE_DUMPER, sort_keys=False, allow_unicode=True)
     text = f"# Written by launch/sweep.py whenever a trial ends; do not edit.\n{text}"
     try:
         if folder.selected.read_text() == text:
@@ -199,8 +199,8 @@ def write_selection(folder: SweepDir, content: dict[str, Any]) -> None:
     write_atomic(folder.selected, text)
 
 
-def plain(value: Any) -> Any:
+def without_anchors(value: Any) -> Any:
     """Tuples as lists, and no object twice: YAML that safe_load reads, without anchors."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: without_anchors(item) for key, item in value.items()}
+    return [without_anchors(item) for item in value] if isinstance(value, list | tuple) else value

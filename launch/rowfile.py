@@ -20,6 +20,15 @@ Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 #: asking the class would load torch
 LEARNT_FROM = {"dfr": ("val_balanced",)}
 
+#: metrics of validation splits that are better when smaller (a test compares them with the registry)
+LOWER_IS_BETTER = frozenset(
+    {
+        *("delta_fair_accuracy", "delta_fair_selection", "ece", "flip_rate"),
+        *("false_negative_difference", "false_negative_gap", "false_positive_difference", "false_positive_gap"),
+        *("identity_share", "ig_completeness_gap", "ig_identity_share"),
+    }
+)
+
 
 class Choose(Section):
     """How a row comes by its hyper-parameters: candidates are trained on the selection seeds, the best one is kept."""

@@ -14,7 +14,7 @@ from genxai.config import Config
 from genxai.configfile import get_dotted
 from genxai.errors import UsageError
 from launch.points import Point, check_option, config_at
-from launch.rowfile import LEARNT_FROM, Choose, Row
+from launch.rowfile import LEARNT_FROM, LOWER_IS_BETTER, Choose, Row
 from launch.words import keys_words
 
 if TYPE_CHECKING:
@@ -242,6 +242,10 @@ def _check_chooser(config: Config, by: str, where: str) -> None:
     if split not in splits or not metric or metric != metric.strip():
         allowed = " or ".join(f"{name}/<metric>" for name in splits)
         raise UsageError(f"{where}: {by!r} cannot choose: hyper-parameters are chosen on validation data, by {allowed}")
+    if metric in LOWER_IS_BETTER:
+        raise UsageError(
+            f"{where}: {by!r} cannot choose: the largest mean is chosen, and {metric} is better when small"
+        )
     learnt = LEARNT_FROM.get(config.method.name, ())
     if split in learnt:
         others = " or ".join(f"{name}/<metric>" for name in splits if name not in learnt)

@@ -141,7 +141,7 @@ def _shipped(dataset: str) -> tuple[dict[str, Any], bytes]:
     return record, content
 
 
-def load_torch_fidelity() -> None:
+def require_torch_fidelity() -> None:
     """Raises UsageError where the library is missing."""
     optional.load("torch_fidelity", "train.generator_metrics=true", "set train.generator_metrics=false")
 
@@ -152,7 +152,7 @@ def register(dataset: str) -> str:
 
     It takes images, uint8 [B, 1, 28, 28], or what `Extractor.rows` has made of them. UsageError without torch-fidelity.
     """
-    load_torch_fidelity()
+    require_torch_fidelity()
     from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 
     extractor = load_extractor(dataset)

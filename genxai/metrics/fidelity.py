@@ -6,7 +6,7 @@ Two extractors: the shipped one for grey images (`extractor`), or Inception v3 o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from genxai.config import Config
 from genxai.errors import GenxaiError, UsageError
-from genxai.metrics.extractor import Extractor, as_bytes, load_extractor, load_torch_fidelity, register
+from genxai.metrics.extractor import Extractor, as_bytes, load_extractor, register, require_torch_fidelity
 from genxai.metrics.registry import metric
 
 INCEPTION = "inception-v3-compat"
@@ -46,7 +46,13 @@ class Inputs(Dataset[Tensor]):
 class Fidelity:
     """torch-fidelity with a chosen extractor."""
 
-    def __init__(self, kind: str, dataset: str, device: torch.device | str = "cpu", weights: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: Literal["grey", "inception"],
+        dataset: str,
+        device: torch.device | str = "cpu",
+        weights: str | None = None,
+    ) -> None:
         """kind: "grey", or "inception" with its weights' local file, else torch-fidelity downloads it.
 
         Raises UsageError without torch-fidelity or if the file cannot be used, GenxaiError if the weights cannot be
@@ -116,7 +122,7 @@ for _name, _reference, _higher in (
 
 def _checked_inception(weights: str | None) -> str | None:
     """The path to hand over, None for the library's download, once the network has been built from it."""
-    load_torch_fidelity()
+    require_torch_fidelity()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path = None if weights is None else Path(weights).expanduser()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genxai.training.experiment import EVALUATION_BATCH
 from genxai.training.parallel import Processes
@@ -30,6 +30,16 @@ def in_batches(measure: Callable[[Any], Tensor], data: Any, count: int, size: in
     for number, part in mine.items():
         whole[parts[number]] = part
     return processes.total(whole)  # every row is zero on all processes but one
+
+
+def class_probabilities(classifier: nn.Module, data: Any, processes: Processes) -> Tensor:
+    """float32 [N, K] over a whole split, of a classifier that is in evaluation mode."""
+
+    def probabilities(sample: Any) -> Tensor:
+        with torch.no_grad():
+            return classifier(sample.images, sample.tokens, sample.token_mask).logits.float().softmax(1)
+
+    return over_split(probabilities, data, processes)
 
 
 def over_split(measure: Callable[[Any], Tensor], data: Any, processes: Processes) -> Tensor:

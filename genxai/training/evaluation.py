@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genxai.config import Config
 from genxai.data import Sample, TexMM, split_names
 from genxai.explain import resize_map
 from genxai.metrics import Predictions, classification_metrics, localisation_metrics, pair_metrics
-from genxai.models import evaluating, frozen
-from genxai.training.batches import batches_of, in_batches, over_split
+from genxai.models import FusionClassifier, evaluating, frozen
+from genxai.training.batches import batches_of, class_probabilities, in_batches
 from genxai.training.experiment import EVALUATION_BATCH, Experiment
 from genxai.training.objectives import attribution_map
 from genxai.training.parallel import Processes
@@ -37,7 +37,7 @@ class Observed:
     masks: Tensor | None  # bool [n, 1, H, W]
 
 
-def evaluate_split(classifier: nn.Module, experiment: Experiment, split: str) -> Metrics:
+def evaluate_split(classifier: FusionClassifier, experiment: Experiment, split: str) -> Metrics:
     """Metrics of one split, keyed `<split>/<metric>`, in [0, 1].
 
     To be called by every process; each computes a share, all get the whole.
@@ -46,7 +46,7 @@ def evaluate_split(classifier: nn.Module, experiment: Experiment, split: str) ->
 
 
 def measure_split(
-    classifier: nn.Module, config: Config, split: str, device: torch.device, processes: Processes | None = None
+    classifier: FusionClassifier, config: Config, split: str, device: torch.device, processes: Processes | None = None
 ) -> Metrics:
     """As `evaluate_split`, for a classifier without an experiment around it."""
     if config.data.is_text:
@@ -70,7 +70,9 @@ def keyed(split: str, values: Metrics) -> Metrics:
     return {f"{split}/{name}": value for name, value in values.items()}
 
 
-def observe(classifier: nn.Module, config: Config, split: str, device: torch.device, processes: Processes) -> Observed:
+def observe(
+    classifier: FusionClassifier, config: Config, split: str, device: torch.device, processes: Processes
+) -> Observed:
     """Predictions for all of a split and maps of the predicted class for its first `train.explain_samples`.
 
     Batches are cut as for one process and dealt out, so that the numbers do not depend on how many there are.
@@ -78,15 +80,11 @@ def observe(classifier: nn.Module, config: Config, split: str, device: torch.dev
     data = TexMM(config, split, device)
     explained = min(config.train.explain_samples, len(data)) if split in split_names(config.data).explained else 0
 
-    def probabilities(sample: Sample) -> Tensor:
-        with torch.no_grad():
-            return classifier(sample.images, sample.tokens, sample.token_mask).logits.float().softmax(1)
-
     def maps(sample: Sample) -> Tensor:
         return explain(classifier, sample, config.explain.method)
 
     with evaluating(classifier):
-        found = over_split(probabilities, data, processes)
+        found = class_probabilities(classifier, data, processes)
         predictions = Predictions(found, data.labels, data.textures, data.aligned)
         if not explained or config.model.fusion == "text":
             return Observed(data, predictions, None, None)
@@ -95,7 +93,7 @@ def observe(classifier: nn.Module, config: Config, split: str, device: torch.dev
     return Observed(data, predictions, heatmaps, masks)
 
 
-def explain(classifier: nn.Module, sample: Sample, method: str, classes: Tensor | None = None) -> Tensor:
+def explain(classifier: FusionClassifier, sample: Sample, method: str, classes: Tensor | None = None) -> Tensor:
     """Maps [B, h, w] of the given classes [B], or of those the classifier predicts, which is all a user would know."""
     with torch.enable_grad(), frozen(classifier):
         prediction = classifier(sample.images, sample.tokens, sample.token_mask)

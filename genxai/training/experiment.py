@@ -22,7 +22,7 @@ from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
 from genxai.errors import UsageError
 from genxai.explain import require_second_opinion
 from genxai.explain.text_captum import require_captum
-from genxai.fairness import BiasReference, bias_reference, build_descriptor
+from genxai.fairness import BiasReference, Descriptor, bias_reference, build_descriptor
 from genxai.fairness.bias import ReferenceKind
 from genxai.fairness.methods import Method, build_method
 from genxai.metrics.fidelity import Fidelity
@@ -50,7 +50,7 @@ class Generation:
     """What training a generator takes besides its network and the critic's."""
 
     average: Generator
-    descriptor: Any
+    descriptor: Descriptor
     reference: BiasReference
     #: the same for every configuration: what generators of different ones are compared with
     common_reference: BiasReference
@@ -267,12 +267,12 @@ def _refuse_unequal_passes(config: Config, backend: str, processes: Processes) -
         )
 
 
-def _networks(config: Config, data: Any, device: torch.device) -> dict[str, nn.Module]:
+def _networks(config: Config, data: TexMM | ToxicText, device: torch.device) -> dict[str, nn.Module]:
     names = ("generator", "critic", "classifier") if config.train.generator else ("classifier",)
     return {name: _network(name, config, data, device) for name in names}
 
 
-def _network(name: str, config: Config, data: Any, device: torch.device) -> nn.Module:
+def _network(name: str, config: Config, data: TexMM | ToxicText, device: torch.device) -> nn.Module:
     """A network at its start, initialised from its own seed: changing one leaves the others alone."""
     model, side = config.model, config.data.image_size
     make: dict[str, Callable[[], nn.Module]] = {
@@ -360,7 +360,7 @@ def _positions(config: Config, processes: Processes, device: torch.device) -> Te
 
 
 @torch.no_grad()
-def class_statistics(data: TexMM, descriptor: Any, *, kind: ReferenceKind, conditional: bool) -> BiasReference:
+def class_statistics(data: TexMM, descriptor: Descriptor, *, kind: ReferenceKind, conditional: bool) -> BiasReference:
     """`bias_reference` of a split's images."""
     parts = torch.arange(len(data), device=data.labels.device).split(EVALUATION_BATCH)
     return bias_reference(
@@ -374,7 +374,7 @@ def class_statistics(data: TexMM, descriptor: Any, *, kind: ReferenceKind, condi
     )
 
 
-def reference_statistics(config: Config, train: TexMM, descriptor: Any) -> BiasReference:
+def reference_statistics(config: Config, train: TexMM, descriptor: Descriptor) -> BiasReference:
     """E[B(x)] of Eq. 5, once: of the training data as they are or balanced over textures, or of val_balanced.
 
     The balanced reference can only weigh the (class, texture) groups that training has; at rho = 1 that is one texture

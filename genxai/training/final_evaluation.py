@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genxai.config import Config
 from genxai.data import Sample, open_split, split_names
-from genxai.errors import CheckpointError
 from genxai.explain import noisy, second_opinions, shifted
 from genxai.explain.second_opinion import OPINIONS
 from genxai.metrics import (
@@ -30,7 +28,6 @@ from genxai.metrics import (
 from genxai.metrics.intervals import Interval
 from genxai.models import FusionClassifier, evaluating
 from genxai.runs import Run
-from genxai.training import checkpoints
 from genxai.training.batches import batches_of, in_batches
 from genxai.training.evaluation import (
     EXPLAINED_BATCH,
@@ -45,6 +42,7 @@ from genxai.training.evaluation import (
 from genxai.training.experiment import EVALUATION_BATCH, choose_device
 from genxai.training.parallel import Processes
 from genxai.training.precision import compute_in_float32
+from genxai.training.resume import kept_classifier
 
 #: the split whose maps are perturbed and compared with another library's, and how many of them at most
 COMPARED_SPLIT, COMPARED_SAMPLES = "test", 256
@@ -70,7 +68,7 @@ def mean_mask(config: Config, device: torch.device) -> Tensor | None:
 
 
 def report_split(
-    classifier: nn.Module,
+    classifier: FusionClassifier,
     config: Config,
     split: str,
     device: torch.device,
@@ -92,7 +90,7 @@ def report_split(
 
 
 def _report_images(
-    classifier: nn.Module,
+    classifier: FusionClassifier,
     config: Config,
     split: str,
     observed: Observed,
@@ -118,7 +116,7 @@ def _report_images(
     return found, intervals
 
 
-def _stability(classifier: nn.Module, config: Config, observed: Observed, processes: Processes) -> Metrics:
+def _stability(classifier: FusionClassifier, config: Config, observed: Observed, processes: Processes) -> Metrics:
     """Maps of the class predicted for the clean image, of the image and of two that hardly differ from it."""
     assert observed.maps is not None and observed.masks is not None
     clean, predicted = observed.maps[:COMPARED_SAMPLES], observed.predictions.predicted
@@ -134,7 +132,7 @@ def _stability(classifier: nn.Module, config: Config, observed: Observed, proces
     return stability_metrics(clean, noise, shift, (observed.masks.shape[-2], observed.masks.shape[-1]))
 
 
-def _second_opinion(classifier: nn.Module, observed: Observed, processes: Processes) -> Metrics:
+def _second_opinion(classifier: FusionClassifier, observed: Observed, processes: Processes) -> Metrics:
     """Scores of another library's maps of the same samples and classes, `<metric>@<library and map>`."""
     assert observed.masks is not None
     masks, predicted = observed.masks[:COMPARED_SAMPLES], observed.predictions.predicted
@@ -153,17 +151,13 @@ def evaluate_checkpoint(run: Run, splits: tuple[str, ...]) -> Metrics:
 
     Raises CheckpointError when there is none.
     """
-    found = checkpoints.latest(run.checkpoints)
-    if found is None:
-        raise CheckpointError(f"{run.path} has no checkpoint yet; start it with launch/train.py {run.path}")
-    saved, _ = found
-    config = run.config()
+    weights, config = kept_classifier(run), run.config()
     torch.set_num_threads(config.train.threads)
     compute_in_float32()
     device = torch.device(choose_device(config))
-    data: Any = open_split(config, splits[0], device)
+    data = open_split(config, splits[0], device)
     classifier = FusionClassifier(config.model, data.num_classes, data.vocab_size)
-    classifier.load_state_dict(saved["loop"]["best"] or saved["modules"]["classifier"])
+    classifier.load_state_dict(weights)
     classifier.to(device)
     training_mask = mean_mask(config, device)
     reports = (report_split(classifier, config, split, device, Processes(), training_mask) for split in splits)

@@ -104,6 +104,19 @@ def restore(run: Run, experiment: Experiment) -> LoopState:
     return state
 
 
+def kept_classifier(run: Run) -> dict[str, torch.Tensor]:
+    """Weights of the classifier that the newest intact checkpoint keeps: the best evaluated so far, else the current.
+
+    Raises CheckpointError when there is no checkpoint.
+    """
+    found = checkpoints.latest(run.checkpoints)
+    if found is None:
+        raise CheckpointError(f"{run.path} has no checkpoint yet; start it with launch/train.py {run.path}")
+    saved, _ = found
+    weights: dict[str, torch.Tensor] = saved["loop"]["best"] or saved["modules"]["classifier"]
+    return weights
+
+
 def random_state() -> dict[str, Any]:
     """All global generators. The loop reseeds them each step; what else may draw from them is kept in step too."""
     # the global numpy generator is what a foreign library would draw from

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genxai.config import Config
 from genxai.data import split_names
@@ -18,8 +17,8 @@ from genxai.metrics.classification import Predictions
 from genxai.metrics.intervals import Interval, prediction_intervals
 from genxai.metrics.registry import METRICS
 from genxai.metrics.toxicity import TOXIC, Audited, audit_metrics, completeness_gap, identity_metrics, text_metrics
-from genxai.models import evaluating, frozen
-from genxai.training.batches import in_batches, over_split
+from genxai.models import FusionClassifier, evaluating, frozen
+from genxai.training.batches import class_probabilities, in_batches
 from genxai.training.parallel import Processes
 from genxai.training.text_steps import attribute
 
@@ -27,7 +26,7 @@ Metrics = dict[str, float]
 #: of the metrics of any classifier those that comments have; groups are (class, names an identity or not)
 SHARED = ("accuracy", "f1_macro", "worst_group_accuracy", "ece")
 #: comments that are explained at a time
-EXPLAINED_BATCH = 32
+EXPLAINED_COMMENTS = 32
 #: the split whose predictions are explained by integrated gradients, and how many comments of it at most
 INTEGRATED_SPLIT, INTEGRATED_COMMENTS = "test", 128
 
@@ -55,7 +54,7 @@ class _Holders:
 
 
 def measure_text(
-    classifier: nn.Module, config: Config, split: str, device: torch.device, processes: Processes
+    classifier: FusionClassifier, config: Config, split: str, device: torch.device, processes: Processes
 ) -> Metrics:
     """The metrics of every evaluation, by name: predictions, and the share of attribution on identity terms."""
     data = ToxicText(config, split, device)
@@ -63,7 +62,7 @@ def measure_text(
 
 
 def report_text(
-    classifier: nn.Module, config: Config, split: str, device: torch.device, processes: Processes
+    classifier: FusionClassifier, config: Config, split: str, device: torch.device, processes: Processes
 ) -> tuple[Metrics, dict[str, Interval]]:
     """Everything result.json says of a split, and intervals over test comments; both by name.
 
@@ -83,19 +82,20 @@ def report_text(
     return found, {name: interval for name, interval in intervals.items() if name in SHARED}
 
 
-def _predictions(classifier: nn.Module, data: ToxicText, processes: Processes) -> Predictions:
-    def probabilities(sample: TextSample) -> Tensor:
-        with torch.no_grad():
-            return classifier(sample.images, sample.tokens, sample.token_mask).logits.float().softmax(1)
-
+def _predictions(classifier: FusionClassifier, data: ToxicText, processes: Processes) -> Predictions:
     with evaluating(classifier):
-        found = over_split(probabilities, data, processes)
+        found = class_probabilities(classifier, data, processes)
     named = data.identities.any(dim=1)
     return Predictions(found, data.labels, named.long(), named)
 
 
 def _measured(
-    classifier: Any, config: Config, split: str, data: ToxicText, predictions: Predictions, processes: Processes
+    classifier: FusionClassifier,
+    config: Config,
+    split: str,
+    data: ToxicText,
+    predictions: Predictions,
+    processes: Processes,
 ) -> Metrics:
     found = {name: float(METRICS[name].function(predictions)) for name in SHARED} | text_metrics(predictions)
     holders = _Holders.first(data, config.train.explain_samples)
@@ -112,11 +112,11 @@ def _measured(
         return share_on(attribution, sample.masks, sample.token_mask)
 
     with evaluating(classifier):
-        found["identity_share"] = float(in_batches(shares, holders, len(holders), EXPLAINED_BATCH, processes).mean())
+        found["identity_share"] = float(in_batches(shares, holders, len(holders), EXPLAINED_COMMENTS, processes).mean())
     return found
 
 
-def _integrated(classifier: Any, holders: _Holders, pad_id: int, processes: Processes) -> Metrics:
+def _integrated(classifier: FusionClassifier, holders: _Holders, pad_id: int, processes: Processes) -> Metrics:
     """Of comments with an identity term: its share of integrated gradients, and how far those are from complete."""
     if not len(holders):
         return {}
@@ -132,7 +132,7 @@ def _integrated(classifier: Any, holders: _Holders, pad_id: int, processes: Proc
         return torch.stack([share, total, difference], dim=1).float()
 
     with evaluating(classifier):
-        share, total, difference = in_batches(measured, holders, len(holders), EXPLAINED_BATCH, processes).T
+        share, total, difference = in_batches(measured, holders, len(holders), EXPLAINED_COMMENTS, processes).T
     return {
         "ig_identity_share": float(share.mean()),
         "ig_completeness_gap": completeness_gap(total[:, None], difference),

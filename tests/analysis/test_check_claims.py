@@ -18,7 +18,7 @@ from analysis.check_claims import main
 from analysis.claim_specs import load_claims
 from analysis.claims import check_claims
 from analysis.formats import Row, Table, markdown, tidy_csv
-from analysis.results import load_runs
+from analysis.measured import load_runs
 from analysis.verdicts import seed_difference
 from genxai.errors import UsageError
 

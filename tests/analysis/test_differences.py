@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis.differences import corrected, holm, paired
 from analysis.formats import tidy_csv
-from analysis.results import load_runs
+from analysis.measured import load_runs
 from analysis.rows import comparison
 from analysis.specs import TableSpec
 from genxai.configfile import validate

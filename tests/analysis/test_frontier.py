@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis import frontier
-from analysis.results import load_runs
+from analysis.measured import load_runs
 
 GENERATOR = {"train.generator_metrics": True}
 
@@ -67,7 +67,13 @@ def test_what_else_differs_is_named_and_never_averaged_over(swept):
 def test_runs_without_the_metrics_unfinished_ones_and_those_that_only_chose_something_are_left_out(swept):
     swept.add({"objective.lambda_bias": 1.0}, {"test/accuracy": 0.9}, folder="frontier")
     swept.add({**GENERATOR, "objective.lambda_bias": 0.1}, folder="frontier", state="started")
-    chooser = {"sweep": "frontier", "stage": "selection", "row": "full", "trial": 0, "point": {"objective.lambda_bias": 100.0}}
+    chooser = {
+        "sweep": "frontier",
+        "stage": "selection",
+        "row": "full",
+        "trial": 0,
+        "point": {"objective.lambda_bias": 100.0},
+    }
     add(swept, 100.0, [0.1], [9.0], origin=chooser)
     points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
     assert {p.lambda_bias for p in points} == {0.0, 10.0}

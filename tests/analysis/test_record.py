@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-import analysis.make_tables
+import analysis.commands
+from analysis.measured import load_runs
 from analysis.record import main
-from analysis.results import load_runs
 from genxai.files import append_jsonl
 
 HERE = {"data.dataset": "mnist", "data.rho": 0.98}
@@ -179,7 +179,7 @@ def test_without_runs_the_recorded_results_are_shown_and_that_is_said(
     import importlib
 
     record()
-    monkeypatch.setattr(analysis.make_tables, "RECORDED", tmp_path / "kept")
+    monkeypatch.setattr(analysis.commands, "RECORDED", tmp_path / "kept")
     monkeypatch.delenv("GENXAI_RUNS", raising=False)
     monkeypatch.chdir(tmp_path / "kept")
     program = importlib.import_module(f"analysis.{command}").main

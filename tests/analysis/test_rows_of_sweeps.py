@@ -8,7 +8,7 @@ import pytest
 
 from analysis.choices import choose, settings
 from analysis.formats import Row, Table
-from analysis.results import load_runs
+from analysis.measured import load_runs
 from analysis.row_words import row_notes, why_not
 from analysis.rows import comparison
 from analysis.specs import TableSpec, load_tables

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from analysis.formats import tidy_csv
-from analysis.results import load_runs
+from analysis.measured import load_runs
 from analysis.rows import comparison
 from analysis.sampling import by_sampling
 from analysis.specs import TableSpec

@@ -14,7 +14,7 @@ import yaml
 
 from analysis.formats import Document, Row, Table, tidy_csv
 from analysis.hyperparameters import hyperparameters
-from analysis.results import Results, load_runs
+from analysis.measured import Results, load_runs
 from analysis.rows import comparison
 from analysis.specs import TableSpec, load_tables, paper_rows
 from analysis.sweep_table import sweep_tables

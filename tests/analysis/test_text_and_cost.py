@@ -9,7 +9,7 @@ from scipy import stats
 
 from analysis.cost_table import cost_table
 from analysis.formats import Row, Table
-from analysis.results import load_runs
+from analysis.measured import load_runs
 from analysis.specs import TableSpec, load_tables
 from analysis.text_table import binomial_interval, text_table
 from genxai.config import CaptionConfig

@@ -21,7 +21,7 @@ _context = multiprocessing.get_context("forkserver")
 _IMPORTED = """
 torch optuna optuna.samplers optuna.storages.journal submitit pandas rich.console rich.live
 genxai.training genxai.data launch.sweep launch.reconciler launch.display launch.pictures launch.interrupts
-analysis.make_tables analysis.results analysis.sweep_table analysis.hyperparameters analysis.table7 analysis.latex
+analysis.make_tables analysis.measured analysis.sweep_table analysis.hyperparameters analysis.table7 analysis.latex
 """
 _context.set_forkserver_preload(_IMPORTED.split())
 #: starting one process asks after all the others; two threads that ask at once take the exit code from each other

@@ -3,7 +3,7 @@
 import pytest
 
 from genxai.errors import UsageError
-from launch.rowfile import LEARNT_FROM
+from launch.rowfile import LEARNT_FROM, LOWER_IS_BETTER
 from launch.rows import count_runs
 from launch.sweepfile import dump_sweep, find_sweep, load_sweep
 
@@ -207,6 +207,19 @@ def test_what_methods_are_said_to_learn_from_is_what_their_classes_say():
         name: tuple(split for split in kind.trained_on if split != "train") for name, kind in known_methods().items()
     }
     assert {name: splits for name, splits in said.items() if splits} == LEARNT_FROM
+
+
+def test_metrics_that_are_better_when_small_choose_nothing(load):
+    with pytest.raises(UsageError, match=r"the largest mean is chosen, and ece is better when small"):
+        load(("by: val/accuracy", "by: val/ece"))
+
+
+def test_which_metrics_are_better_when_small_is_what_the_registry_says():
+    from genxai.metrics.registry import METRICS, metrics_of
+
+    metrics_of("other")  # has them all registered
+    lower = {name for name, entry in METRICS.items() if not entry.higher_is_better}
+    assert {name for name in lower if not name.startswith("generator/")} == LOWER_IS_BETTER
 
 
 def test_only_validation_splits_that_the_data_have_may_choose(tmp_path):

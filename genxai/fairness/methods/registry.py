@@ -40,7 +40,7 @@ def known_methods() -> dict[str, type[Method]]:
 
 def build_method(config: Config, train: Any, peers: Peers) -> Method:
     """The configured method. Raises UsageError for an unknown name, which lists the known ones, and for a method that
-    needs what this configuration does not have."""
+    needs, or does, what this configuration does not allow."""
     known, name = known_methods(), config.method.name
     if name not in known:
         near = difflib.get_close_matches(name, known, 1, cutoff=0.0)
@@ -50,7 +50,15 @@ def build_method(config: Config, train: Any, peers: Peers) -> Method:
         if need in absent:
             able = ", ".join(other for other, kind in known.items() if not kind.needs & absent.keys())
             raise UsageError(f"method.name={name} needs {need}, but {absent[need]}; what can be used: {able}")
-    return known[name](config, train, peers)
+    if config.train.select_on in known[name].trained_on:
+        split = config.train.select_on
+        raise UsageError(f"method.name={name} trains on {split}, which so cannot select: set train.select_on otherwise")
+    built = known[name](config, train, peers)
+    if built.restart_epoch and config.explains and config.explain.from_epoch:
+        raise UsageError(
+            f"method.name={name} and explain.from_epoch both have the classifier start again: use one of them"
+        )
+    return built
 
 
 def missing(config: Config) -> dict[Need, str]:

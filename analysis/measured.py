@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.conditions import Conditions, configuration_key, flatten, matches, setting
+from analysis.conditions import Conditions, configuration_key, flatten, matches, setting_of
 from analysis.configuration import Configuration
 from analysis.recorded import RecordedRun, read_recorded
 from analysis.sweeps import Sweep, read_sweeps
@@ -72,6 +72,25 @@ class Results:
         """Folders under RUNS with runs in them."""
         return sorted(set(self._column("folder")))
 
+    def sweep_names(self) -> list[str]:
+        """Folders that a sweep fills: with a definition, a selection, or runs that name their trial."""
+        with_trials = {folder for folder in self.folders() if self.in_folder(folder).frame["trial"].notna().any()}
+        return sorted(with_trials | set(self.sweeps))
+
+    def has_rows(self, name: str) -> bool:
+        """Whether a sweep fills the rows of a table, which searches nothing: what its rows choose stands there."""
+        definition = self.sweeps.get(name, Sweep(name)).definition
+        named = any(isinstance(row, str) for row in self.in_folder(name)._column("row"))
+        return bool(definition and definition.rows) or named
+
+    def swept_keys(self, name: str) -> list[str]:
+        """Dotted keys that a sweep searched, in its own order."""
+        definition = self.sweeps.get(name, Sweep(name)).definition
+        keys: dict[str, None] = dict.fromkeys(definition.space if definition else ())
+        for point in self.in_folder(name)._column("point"):
+            keys |= dict.fromkeys(point or ())
+        return list(keys)
+
     def split_by(self, keys: Sequence[str], across: Sequence[str] = ()) -> list[Results]:
         """One part per combination of values of the keys; a key that names a section stands for all below it.
 
@@ -79,7 +98,7 @@ class Results:
         """
         parts: dict[str, list[int]] = {}
         for position, config in enumerate(self._column("config")):
-            parts.setdefault(canonical_json(setting(config, keys, across)), []).append(position)
+            parts.setdefault(canonical_json(setting_of(config, keys, across)), []).append(position)
         return [replace(self, frame=self.frame.iloc[parts[key]]) for key in sorted(parts)]
 
     def configurations(self) -> list[Configuration]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from analysis.conditions import in_words, matches
-from analysis.results import load_runs
+from analysis.measured import load_runs
 from analysis.sweeps import pareto_front
 from genxai.errors import GenxaiError
 from genxai.files import write_json
