@@ -36,7 +36,7 @@ _OF_IMAGES = {"data.source", "model.image.name"}
 
 
 def describe_setting(config: Config, split_by: Sequence[str], across: Sequence[str] = ()) -> str:
-    """`MNIST (complete), pooled split, ρ = 0.98, background textures; small_cnn at 28 px + small text, 10 epochs`.
+    """`MNIST (complete), ..., background textures, ρ = 0.98, image encoder small_cnn at 28 px, ..., at most 10 epochs`.
 
     What differs within the table (`across`) is not said.
     """

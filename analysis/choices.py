@@ -12,7 +12,7 @@ from analysis.captions import caption, describe_setting, scale_warning
 from analysis.conditions import in_words, matches
 from analysis.configuration import Configuration
 from analysis.measured import Results
-from analysis.row_words import row_notes, why_not
+from analysis.row_words import ON_TEST_DATA, row_notes, why_not
 from analysis.specs import RowSpec, TableSpec
 from analysis.sweeps import Sweep
 from analysis.verdicts import plain
@@ -200,7 +200,7 @@ def _why(best: Configuration, rivals: Sequence[Configuration], sweep: Sweep | No
     else:
         how = f"selected by sweep '{sweep.name}' on {', '.join(objective.metric for objective in sweep.objectives)}"
         if any(not objective.metric.startswith("val") for objective in sweep.objectives):
-            how += " (CHOSEN ON TEST DATA: its test values are too good)"
+            how += ON_TEST_DATA
         if sweep.provisional:
             how += "; provisional, the sweep has not ended"
     return f"One of {len(rivals)} configurations that fit: {point}; {how}."

@@ -8,14 +8,16 @@ from typing import Any
 from analysis.verdicts import plain
 from launch.selected import Choosing, RowRuns
 
+ON_TEST_DATA = " (CHOSEN ON TEST DATA: its test values are too good)"
+
 
 def choosing_words(choosing: Choosing) -> str:
     """`lambda_attribution = 5 chosen by val/accuracy (split val) among {1, 5, 20}, 1 seed`."""
     fewest = min((c.seeds for c in choosing.candidates if c.seeds is not None), default=None)
     seeds = "" if fewest is None else f", {fewest} seed{'s' if fewest != 1 else ''}"
     among = ", ".join(_short(candidate.point) for candidate in choosing.candidates)
-    words = f"{_named(choosing.chosen)} chosen by {choosing.by} (split {choosing.split}) among {{{among}}}{seeds}"
-    return words + (" (CHOSEN ON TEST DATA: its test values are too good)" if choosing.on_test_data else "")
+    words = f"{values_words(choosing.chosen)} chosen by {choosing.by} (split {choosing.split}) among {{{among}}}{seeds}"
+    return words + (ON_TEST_DATA if choosing.on_test_data else "")
 
 
 def row_notes(record: RowRuns) -> list[str]:
@@ -24,7 +26,7 @@ def row_notes(record: RowRuns) -> list[str]:
         return []
     elsewhere = [f"for the row '{record.like}'"] if record.like else []
     if record.chosen_at:
-        elsewhere.append(f"at {', '.join(f'{_last(key)} = {plain(v)}' for key, v in record.chosen_at.items())}")
+        elsewhere.append(f"at {values_words(record.chosen_at)}")
     where = f", {' '.join(elsewhere)}" if elsewhere else ""
     return [f"{choosing_words(record.choosing)}{where}; sweep '{record.sweep}'."]
 
@@ -38,14 +40,11 @@ def why_not(record: RowRuns) -> str:
     return f"Sweep '{record.sweep}' is still choosing a value for this row on validation data."
 
 
-def _named(point: Mapping[str, Any]) -> str:
-    return ", ".join(f"{_last(key)} = {plain(value)}" for key, value in point.items()) or "nothing"
+def values_words(point: Mapping[str, Any]) -> str:
+    """`rho = 0.98, lambda_gp = 10`: the last part of each key."""
+    return ", ".join(f"{key.rpartition('.')[2]} = {plain(value)}" for key, value in point.items()) or "nothing"
 
 
 def _short(point: Mapping[str, Any]) -> str:
     """The value alone where there is one."""
-    return plain(next(iter(point.values()))) if len(point) == 1 else f"({_named(point)})"
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
+    return plain(next(iter(point.values()))) if len(point) == 1 else f"({values_words(point)})"

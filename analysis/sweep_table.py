@@ -9,7 +9,7 @@ from analysis.cells import measured_cell
 from analysis.configuration import Configuration
 from analysis.formats import Cell, Column, Document, Row, Table
 from analysis.measured import Results
-from analysis.row_words import choosing_words
+from analysis.row_words import choosing_words, values_words
 from analysis.specs import ColumnSpec, TableSpec
 from analysis.sweeps import Sweep, pareto_front
 from analysis.verdicts import EM_DASH, plain
@@ -84,9 +84,9 @@ def _choices(sweep: Sweep) -> list[str]:
     """How each row's value was chosen, as remarks."""
     remarks = []
     for choosing in sweep.choices:
-        where = ", ".join(f"{key.rpartition('.')[2]} = {plain(value)}" for key, value in choosing.setting.items())
         words = choosing_words(choosing) if choosing.chosen else f"nothing chosen yet ({choosing.state})"
-        remarks.append(f"{choosing.row} at {where or 'every setting'}: {words}.")
+        where = values_words(choosing.setting) if choosing.setting else "every setting"
+        remarks.append(f"{choosing.row} at {where}: {words}.")
     return remarks
 
 

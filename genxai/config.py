@@ -90,6 +90,11 @@ class DataConfig(Section):
         """Whether this is a corpus of comments, not TexMM."""
         return self.dataset.startswith("toxicity")
 
+    @property
+    def shows_gratings(self) -> bool:
+        """Whether the texture of an image, a grating outside or over the object, can be read off it."""
+        return self.mode in ("background", "overlay")
+
     @model_validator(mode="after")
     def _is_embedded(self) -> DataConfig:
         if self.source == "embedded" and self.dataset == "toxicity-davidson":
@@ -320,8 +325,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _object_outshines_texture(self) -> Config:
-        textured = self.data.mode in ("background", "overlay")
-        if self.revise.enabled and textured and self.data.amplitude > 0.9:
+        if self.revise.enabled and self.data.shows_gratings and self.data.amplitude > 0.9:
             raise ValueError(
                 "data.amplitude above 0.9 hides the object of generated images, whose mask is what outshines the "
                 "texture: lower it, or set revise.enabled=false"

@@ -33,8 +33,6 @@ from genxai.training.steps import object_masks
 
 #: generated images that the number of every evaluation is a mean over
 GENERATED = 1000
-#: modes in which an image shows a grating that can be read
-TEXTURED = ("background", "overlay")
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -103,7 +101,7 @@ class Judge:
         self._experiment, data, device = experiment, experiment.config.data, experiment.device
         self.fidelity = Fidelity.configured(experiment.config, device)
         self.grey = self.fidelity if self.fidelity.grey else Fidelity("grey", data.dataset, device)
-        textured = data.mode in TEXTURED
+        textured = data.shows_gratings
         self.bank = build_descriptor("texture_energy", data.image_size).to(device) if textured else None
 
     @torch.no_grad()

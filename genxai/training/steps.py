@@ -317,7 +317,7 @@ def reveal(experiment: Experiment, monitored: Monitored, *, create_graph: bool) 
 def object_masks(experiment: Experiment, fake: Tensor) -> Tensor:
     """Where the object of generated images is: what outshines the texture, never a corner that may hold a swatch."""
     data = experiment.config.data
-    if data.mode in ("background", "overlay"):
+    if data.shows_gratings:
         return estimated_mask(fake, data.amplitude)
     found = estimated_mask(fake, THRESHOLDS[data.dataset])
     if data.mode == "patch":

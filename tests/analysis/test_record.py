@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import analysis.commands
+import analysis.make_tables
 from analysis.measured import load_runs
 from analysis.record import main
 from genxai.files import append_jsonl

@@ -34,7 +34,8 @@ class Peers(Protocol):
 class Method:
     """Empirical risk minimisation. Every method is a subclass that overrides what it does otherwise.
 
-    config: of the run. train: its training split, with `labels`, `aligned` (both [N]) and `batch(indices)`.
+    config: of the run. train: its training split, TexMM or ToxicText; what only TexMM has (groups, masks,
+    textures) is there for a method that says it `needs` it.
     peers: the processes that share a global batch; every hook is called by each of them.
     """
 
