@@ -19,7 +19,7 @@ from genxai.config import Config
 from genxai.errors import GenxaiError
 from genxai.files import read_jsonl
 from genxai.runs import Run, State, canonical_json, find_runs
-from launch.records import Result, closed_folders, read_failures, read_result
+from launch.records import Result, closed_folders, read_failures, read_own_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +178,7 @@ def _record(run: Run) -> dict[str, Any]:
     if config.origin and not set(config.origin.point) <= set(_options(config)):
         raise GenxaiError(f"{run.config_file}: origin.point names options that there are not")
     failure = _failure(run) if state is State.FAILED else None
-    result = read_result(run) if state is State.DONE else None
+    result = read_own_result(run) if state is State.DONE else None
     return _row(str(run.path), run.sweep, run.signature, config, state, failure, result, _starts(run))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genxai.errors import EXIT_OK, GenxaiError, UsageError
-from launch.cli import add_runs_option, make_parser, run_command, runs_folder
+from launch.cli import absolute, add_runs_option, make_parser, run_command, runs_folder
 
 if TYPE_CHECKING:
     from genxai.runs import Run
@@ -52,14 +52,21 @@ def record(options: argparse.Namespace) -> int:
     from analysis.commands import print_documents
     from analysis.cost_table import cost_table
     from analysis.measured import load_runs
+    from analysis.recorded import RUNS_FILE
     from analysis.specs import load_tables
 
-    root, out = runs_folder(options.runs), options.out.expanduser().absolute()
-    if out == root:
+    root, out = runs_folder(options.runs), absolute(options.out)
+    if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError(f"--out: {out} is where the runs are; choose another folder, for example analysis/results")
-    content = {name: _compact(root, name, options.partial) for name in options.sweeps or _with_runs(root)}
-    if not content:
+    known = _with_runs(root)
+    if not known:
         raise GenxaiError(f"there are no runs in {root}; choose another folder with --runs")
+    for name in options.sweeps:
+        if name not in known:
+            raise UsageError(f"{name!r} is no sweep with runs in {root}; there are: {', '.join(known)}")
+    content = {name: _compact(root, name, options.partial) for name in options.sweeps or known}
+    for name in content:
+        _check_reused(root, name, {*content, *(file.parent.name for file in out.glob(f"*/{RUNS_FILE}"))})
     for name, files in content.items():
         _write(out / name, files)
         texts = [text for text in files.values() if text is not None]
@@ -81,18 +88,17 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
 
     Raises GenxaiError if it has not ended, or something in it cannot be recorded.
     """
-    from analysis.recorded import RUNS_FILE, local_weights, recorded_line
+    from analysis.recorded import RUNS_FILE, hashes, recorded_line
     from analysis.sweeps import yaml_file
     from genxai.runs import State, find_runs
     from launch.sweepdir import SweepDir
 
     runs = sorted(find_runs(root, name), key=lambda run: run.signature)
-    if not runs:
-        known = ", ".join(_with_runs(root)) or "none"
-        raise UsageError(f"there are no runs in {root / name}; sweeps with runs are: {known}")
     folder = SweepDir(root / name)
-    selected = yaml_file(folder.selected)
+    definition, selected = yaml_file(folder.definition), yaml_file(folder.selected)
     missing = unfinished(root, runs, selected)
+    if definition.get("rows") and not selected.get("rows"):
+        missing.append(f"{folder.selected} does not say which runs are whose: start the sweep again, which writes it")
     if missing and not partial:
         raise GenxaiError(
             f"{name} has not ended: {'; '.join(missing)}. Finish it, or give --partial to record the rest"
@@ -101,15 +107,30 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
         print(f"{name}: {line}", file=sys.stderr)
     done = [run for run in runs if run.state is State.DONE]
     renamed: dict[str, str] = {}
-    for run in runs:
-        renamed |= local_weights(run.config())
-    files: dict[str, str | None] = {RUNS_FILE: "".join(f"{recorded_line(run)}\n" for run in done)}
-    definition = yaml_file(folder.definition)
+    try:
+        for run in runs:
+            renamed |= hashes(run.config())
+        files: dict[str, str | None] = {RUNS_FILE: "".join(f"{recorded_line(run)}\n" for run in done)}
+    except UsageError as error:  # a configuration that cannot be read, which is no wrong option
+        raise GenxaiError(str(error)) from None
     if isinstance(definition.get("base"), str):
         definition["base"] = Path(definition["base"]).name  # a preset, or a file whose path is of this machine
     for file, tree in ((folder.definition, definition), (folder.selected, selected)):
         files[file.name] = _dumped(tree, renamed, str(file)) if tree else None
     return files
+
+
+def _check_reused(root: Path, name: str, recorded: set[str]) -> None:
+    """Raise GenxaiError if runs of its rows lie in another sweep that is not recorded: the tables would lack them."""
+    from analysis.sweeps import Sweep, yaml_file
+    from genxai.runs import find_runs
+    from launch.sweepdir import SweepDir
+
+    wanted = {run for row in Sweep(name, None, yaml_file(SweepDir(root / name).selected)).rows for run in row.runs}
+    here = {run.signature for sweep in recorded if (root / sweep).is_dir() for run in find_runs(root, sweep)}
+    elsewhere = {run.sweep for run in find_runs(root) if run.signature in wanted - here}
+    if elsewhere:
+        raise GenxaiError(f"{name}: runs of its rows lie in {', '.join(sorted(elsewhere))}: record that too")
 
 
 def unfinished(root: Path, runs: Sequence[Run], selected: dict[str, Any]) -> list[str]:
@@ -137,9 +158,9 @@ def unfinished(root: Path, runs: Sequence[Run], selected: dict[str, Any]) -> lis
 def _dumped(tree: dict[str, Any], renamed: dict[str, str], where: str) -> str:
     import yaml
 
-    from analysis.recorded import refuse_paths, without_paths
+    from analysis.recorded import refuse_paths, without_messages, without_paths
 
-    clean = without_paths(tree, renamed)
+    clean = without_messages(without_paths(tree, renamed))
     refuse_paths(clean, where)
     return yaml.safe_dump(clean, sort_keys=False, allow_unicode=True)
 
@@ -148,12 +169,15 @@ def _write(folder: Path, files: dict[str, str | None]) -> None:
     """Publish every file whole; one without content, of an earlier recording, goes."""
     from genxai.files import make_folder, write_atomic
 
-    make_folder(folder)
-    for name, content in files.items():
-        if content is None:
-            (folder / name).unlink(missing_ok=True)
-        else:
-            write_atomic(folder / name, content)
+    try:
+        make_folder(folder)
+        for name, content in files.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                write_atomic(folder / name, content)
+    except OSError as error:
+        raise GenxaiError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ Nothing of a machine is in it: no host, no path; local weights are named by thei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from genxai.config import Config
 from genxai.configfile import shortened, validate
 from genxai.errors import GenxaiError
 from genxai.files import read_json, read_jsonl
-from genxai.runs import Run, canonical_json, content_hash
-from launch.records import Result
+from genxai.runs import Run, canonical_json, content_hash, local_weights, run_signature
+from launch.records import Result, read_own_result
 
 RUNS_FILE = "runs.jsonl"
 #: of a line of provenance: what another person can use
@@ -27,6 +28,8 @@ USEFUL = (
 )
 #: digits kept of the numbers of an evaluation during training; those of the result are kept whole
 DIGITS = 6
+#: an absolute path, or one in a home, anywhere in a text
+_PATH = re.compile(r"(?:^|[\s'\"=(:,])(?:file:/+|~?/)[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def read_recorded(root: Path, problems: list[str]) -> Iterator[RecordedRun]:
     for file in sorted(root.glob(f"*/{RUNS_FILE}")):
         try:
             lines = read_jsonl(file)
+            if not file.read_bytes().endswith(b"\n"):
+                problems.append(f"{file}: its last line is cut off; record the sweep again")
         except (GenxaiError, OSError, RecursionError) as error:
             problems.append(f"{file}: cannot be read: {' '.join(str(error).split())}")
             continue
@@ -72,23 +77,37 @@ def _parsed(folder: str, line: Any, where: str) -> RecordedRun:
 
 def recorded_line(run: Run) -> str:
     """A finished run as one line of JSON. Raises GenxaiError if something in it would name a path of this machine."""
-    config = run.config()
-    renamed = local_weights(config)
-    content = {
-        "signature": run.signature,
-        "config": without_paths(config.model_dump(mode="json", exclude={"run"}), renamed),
-        "result": read_json(run.result_file),
-        "metrics": [_shorter(line) for line in read_jsonl(run.metrics_file)],
-        "provenance": [_useful(line) for line in read_jsonl(run.provenance_file)],
-    }
+    config, starts = run.config(), read_jsonl(run.provenance_file)
+    _check_signature(run, config, starts)
+    try:
+        content = {
+            "signature": run.signature,
+            "config": without_paths(config.model_dump(mode="json", exclude={"run"}), hashes(config)),
+            "result": read_json(run.result_file),
+            "metrics": [_shorter(line) for line in read_jsonl(run.metrics_file)],
+            "provenance": [_useful(line) for line in starts],
+        }
+        line = canonical_json(content)
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise GenxaiError(f"{run.path}: its files are damaged: {shortened(str(error), 200)}") from None
     refuse_paths(content, str(run.path))
-    return canonical_json(content)
+    return line
 
 
-def local_weights(config: Config) -> dict[str, str]:
+def _check_signature(run: Run, config: Config, starts: Sequence[Mapping[str, Any]]) -> None:
+    """Raise GenxaiError if result or configuration are not those of the run that the folder is named for."""
+    read_own_result(run)
+    data = next((start.get("data") for start in starts if isinstance(start, Mapping)), None)
+    if isinstance(data, Mapping) and "fingerprint" in data:
+        found = run_signature(config, str(data["fingerprint"]))
+        if found != run.signature:
+            raise GenxaiError(f"{run.config_file} has been changed: it is the configuration of a run {found}")
+
+
+def hashes(config: Config) -> dict[str, str]:
     """{path: hash of the content} of the weights that lie on this machine."""
     names = (config.model.image.weights, config.model.text.name)
-    return {name: content_hash(path) for name in names if (path := Path(name).expanduser()).exists()}
+    return {name: content_hash(path) for name in names if (path := local_weights(name)) is not None}
 
 
 def without_paths(tree: Any, renamed: Mapping[str, str]) -> Any:
@@ -100,15 +119,28 @@ def without_paths(tree: Any, renamed: Mapping[str, str]) -> Any:
     return renamed.get(tree, tree) if isinstance(tree, str) else tree
 
 
+def without_messages(tree: Any) -> Any:
+    """A copy in which what failed is told by its exceptions alone: their messages name files and hosts."""
+    if isinstance(tree, Mapping):
+        return {key: _exceptions(value) if key == "failed" else without_messages(value) for key, value in tree.items()}
+    return [without_messages(item) for item in tree] if isinstance(tree, list | tuple) else tree
+
+
+def _exceptions(text: Any) -> str:
+    kinds = dict.fromkeys(re.findall(r"\b[A-Z]\w*(?:Error|Exception|Interrupt)\b", str(text)))
+    return ", ".join(kinds) or "failed"
+
+
 def refuse_paths(tree: Any, where: str, key: str = "") -> None:
-    """Raise GenxaiError for a string that is a path of some machine."""
+    """Raise GenxaiError for a string that is, or holds, a path of some machine."""
     if isinstance(tree, Mapping):
         for name, value in tree.items():
+            refuse_paths(str(name), where, key)
             refuse_paths(value, where, f"{key}.{name}" if key else str(name))
     elif isinstance(tree, list | tuple):
         for item in tree:
             refuse_paths(item, where, key)
-    elif isinstance(tree, str) and tree.startswith(("/", "~/")):
+    elif isinstance(tree, str) and _PATH.search(tree):
         raise GenxaiError(
             f"{where}: {key} is {tree!r}, a path of a machine: record where that file lies, and it is named by content"
         )

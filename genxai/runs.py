@@ -25,6 +25,8 @@ from genxai.configfile import dump_config, shortened, validate
 from genxai.errors import GenxaiError, RunRemoved
 from genxai.files import exclusive, is_locked, make_folder, read_json, read_jsonl, still_held, write_atomic
 
+#: values of model.image.weights and model.text.name that are no file
+OUR_WEIGHTS = ("none", "imagenet", "small")
 #: bytes; ours have two thousand, and libyaml overruns the stack on ones that are nested endlessly
 LARGEST_CONFIG = 16_384
 #: safe_load through libyaml where it is installed: a sweep has thousands of configurations to read
@@ -59,10 +61,19 @@ def effective_options(config: Config, sections: set[str] | None = None) -> dict[
     """The options (of these sections only) that can change the result, local weights named by their content."""
     options = config.model_dump(mode="json", include=sections, exclude=WITHOUT_EFFECT)
     for section, key in (("image", "weights"), ("text", "name")) if "model" in options else ():
-        path = Path(options["model"][section][key]).expanduser()
-        if path.exists():
+        path = local_weights(options["model"][section][key])
+        if path is not None:
             options["model"][section][key] = content_hash(path)
     return options
+
+
+def local_weights(name: str) -> Path | None:
+    """The file or folder that model.image.weights or model.text.name means; None for a name that means neither.
+
+    A folder that happens to be called as one of ours is never taken for it.
+    """
+    path = Path(name).expanduser()
+    return path if name not in OUR_WEIGHTS and path.exists() else None
 
 
 def content_hash(path: Path) -> str:
@@ -250,5 +261,5 @@ class Run:
 
 def find_runs(root: Path, sweep: str | None = None) -> list[Run]:
     """All runs under RUNS (of one sweep), in a stable order."""
-    pattern = f"{sweep or '*'}/*/config.yaml"
-    return [Run(file.parent) for file in sorted(root.glob(pattern))]
+    found = root.glob("*/*/config.yaml") if sweep is None else (root / sweep).glob("*/config.yaml")
+    return [Run(file.parent) for file in sorted(found)]

@@ -140,7 +140,15 @@ def add_runs_option(parser: argparse.ArgumentParser) -> None:
 
 def runs_folder(given: Path | None) -> Path:
     """The absolute RUNS folder that --runs, $GENXAI_RUNS or the current directory says."""
-    return (given or Path(os.environ.get("GENXAI_RUNS") or "runs")).expanduser().absolute()
+    return absolute(given or Path(os.environ.get("GENXAI_RUNS") or "runs"))
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root. Raises UsageError for the home of a user there is not."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"{path}: there is no such user on this machine") from None
 
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")

@@ -15,15 +15,18 @@ from genxai.configfile import shortened
 from genxai.errors import GenxaiError
 from genxai.runs import Run
 
+#: beyond it a number is damage, and sums of squares overflow
+_LARGEST = 1e100
 #: a number, null, or the reason of a null under <metric>_reason; a boolean is none of them
-_Metric = Annotated[float, Field(strict=True, allow_inf_nan=False)] | str | None
+_Metric = Annotated[float, Field(strict=True, ge=-_LARGEST, le=_LARGEST)] | str | None
 
 
 class Result(BaseModel):
     """result.json."""
 
     metrics: dict[str, _Metric]
-    seconds: FiniteFloat | None = None
+    signature: str | None = None
+    seconds: Annotated[float, Field(ge=0, le=_LARGEST)] | None = None
     steps: int | None = None
     restarts: int | None = None
     steps_redone: int | None = None
@@ -31,7 +34,7 @@ class Result(BaseModel):
     #: 95 % over test samples, by bootstrap
     intervals: dict[str, tuple[float | None, float | None]] = {}
     #: samples per class, by split
-    class_counts: dict[str, list[int]] = {}
+    class_counts: dict[str, list[Annotated[int, Field(ge=0)]]] = {}
 
 
 class Failure(BaseModel):
@@ -72,6 +75,17 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 def read_result(run: Run) -> Result:
     """The result of a run that is done. Raises GenxaiError if it is damaged."""
     return _parse(Result, _bytes(run.result_file), str(run.result_file), "remove it to have the evaluation repeated")
+
+
+def read_own_result(run: Run) -> Result:
+    """As `read_result`, for numbers that are published: also refuses what cannot be a result of this run."""
+    result, where = read_result(run), f"{run.result_file} is damaged"
+    if result.signature not in (None, run.signature):
+        raise GenxaiError(f"{where}: it is that of the run {result.signature}; remove it to have it computed again")
+    for name, value in result.metrics.items():
+        if name.endswith("/accuracy") and isinstance(value, float) and not 0 <= value <= 1:
+            raise GenxaiError(f"{where}: {name} is {value:g}, no share between 0 and 1; remove it to have it repeated")
+    return result
 
 
 def read_failures(run: Run) -> list[Failure]:

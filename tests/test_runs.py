@@ -179,3 +179,12 @@ def test_a_folder_that_cannot_be_made_is_a_plain_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GenxaiError, match="--runs"):
         Run(tmp_path / "file" / "run").plan(load_config("tiny"))
+
+
+def test_a_folder_that_is_called_as_a_built_in_encoder_changes_no_signature(tmp_path, monkeypatch):
+    config = load_config("tiny")
+    before = run_signature(config, "data")
+    for name in ("small", "none", "imagenet"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run_signature(config, "data") == before

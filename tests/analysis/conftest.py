@@ -19,14 +19,14 @@ BASELINE = {"objective.lambda_attribution": 0.0, "revise.enabled": False}
 
 
 #: a line of provenance with what only one machine has
-START = {
+START: dict[str, Any] = {
     "time": "2026-01-01T00:00:00+00:00",
     "restart": 0,
     "command": ["train.py", "/home/somebody/runs"],
     "host": "node17",
     "device": "a processor",
     "threads": 1,
-    "data": {"fingerprint": "f00d", "origin": "/home/somebody/data"},
+    "data": {"origin": "/home/somebody/data"},
 }
 
 
@@ -56,7 +56,7 @@ class RunsFolder:
         run = Run(self.path / folder / run_signature(config, data))
         run.plan(config)
         if state != "pending":
-            append_jsonl(run.provenance_file, START)
+            append_jsonl(run.provenance_file, START | {"data": {**START["data"], "fingerprint": data}})
         if state == "started":  # a running one has metrics of its own, which no table may use
             append_jsonl(run.metrics_file, {"step": 1, "split": "test", **dict(metrics or {})})
         if state == "failed":

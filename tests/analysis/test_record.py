@@ -14,6 +14,8 @@ import analysis.commands
 import analysis.make_tables
 from analysis.measured import load_runs
 from analysis.record import main
+from analysis.recorded import refuse_paths
+from genxai.errors import GenxaiError
 from genxai.files import append_jsonl
 
 HERE = {"data.dataset": "mnist", "data.rho": 0.98}
@@ -71,7 +73,7 @@ def test_a_line_has_what_another_person_can_use_and_nothing_of_the_machine(
     assert first["result"]["intervals"] == {"test/accuracy": [0.8, 0.95]}
     assert first["metrics"] == [{"step": 3, "split": "val", "accuracy": 0.123457}]
     assert first["provenance"] == [
-        {"time": "2026-01-01T00:00:00+00:00", "restart": 0, "device": "a processor", "threads": 1, "data": "f00d"}
+        {"time": "2026-01-01T00:00:00+00:00", "restart": 0, "device": "a processor", "threads": 1, "data": "data"}
     ]
     everything = "".join(file.read_text() for file in (tmp_path / "kept").rglob("*") if file.is_file())
     assert "somebody" not in everything and "node17" not in everything and str(tmp_path) not in everything
@@ -146,7 +148,7 @@ def test_only_the_sweeps_asked_for_are_recorded(finished: Any, record: Any, tmp_
     assert record("table2")[0] == 0
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["table2"]
     code, _, err = record("nobody")
-    assert code == 2 and "sweeps with runs are: other, table2" in err
+    assert code == 2 and "there are: other, table2" in err
 
 
 def test_a_damaged_line_is_named_and_the_others_are_read(finished: Any, record: Any, tmp_path: Path) -> None:
@@ -157,15 +159,109 @@ def test_a_damaged_line_is_named_and_the_others_are_read(finished: Any, record: 
     results = load_runs(tmp_path / "kept")
     assert len(results) == 2
     assert [problem.split(": ")[1] for problem in results.problems] == ["line 2 is damaged", "line 3 is damaged"]
-    file.write_text("{")  # torn
-    assert len(load_runs(tmp_path / "kept")) == 0
+    file.write_text("\n".join(whole))  # its last newline is gone, so the last line may be cut off
+    results = load_runs(tmp_path / "kept")
+    assert len(results) == 2 and "its last line is cut off" in results.problems[0]
 
 
 def test_the_runs_and_their_record_side_by_side_count_once(finished: Any, record: Any, tmp_path: Path) -> None:
-    assert record("--out", str(tmp_path / "runs" / "kept"))[0] == 0
-    (tmp_path / "runs" / "kept" / "table2").rename(tmp_path / "runs" / "recorded")
+    assert record()[0] == 0
+    (tmp_path / "kept" / "table2").rename(tmp_path / "runs" / "recorded")
     (configuration,) = load_runs(tmp_path / "runs").configurations()
     assert configuration.sample("test/accuracy").n == 3
+
+
+@pytest.mark.parametrize("name", ["", "table*", "../runs/table2", "[ab]", "/tmp"])
+def test_a_sweep_is_named_by_its_folder_and_by_nothing_else(
+    finished: Any, record: Any, tmp_path: Path, name: str
+) -> None:
+    code, _, err = record(name)
+    assert code == 2 and f"{name!r} is no sweep with runs in" in err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_folder_with_a_pattern_for_a_name_is_recorded_like_any_other(runs: Any, record: Any, tmp_path: Path) -> None:
+    runs.add({}, {"test/accuracy": 0.5}, folder="s")
+    (runs.path / "s").rename(runs.path / "[ab]")
+    assert record()[0] == 0 and len(lines(tmp_path / "kept" / "[ab]")) == 1
+
+
+@pytest.mark.parametrize("out", ["runs", "runs/table2", "runs/x/..", "link"])
+def test_nothing_is_recorded_where_the_runs_are(finished: Any, record: Any, tmp_path: Path, out: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = record("--out", str(tmp_path / out))
+    assert code == 2 and "is where the runs are" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_rows_that_share_runs_with_another_sweep_need_that_recorded_too(
+    finished: Any, record: Any, tmp_path: Path
+) -> None:
+    runs = sorted(path.parent.name for path in (finished.path / "table2").glob("*/result.json"))
+    finished.add({"train.lr": 0.5}, {"test/accuracy": 0.5}, folder="table3")
+    finished.select("table3", [{"row": "full", "setting": HERE, "seeds": [0, 1, 2], "runs": runs}])
+    code, _, err = record("table3")
+    assert code == 1 and "table3: runs of its rows lie in table2: record that too" in err
+    assert record("table2")[0] == 0 and record("table3")[0] == 0
+
+
+def test_a_sweep_with_rows_whose_selection_is_gone_has_not_ended(runs: Any, record: Any) -> None:
+    definition = {"base": "tiny", "space": {"data.rho": {"grid": [0.98]}}, "rows": {"full": {"set": {}}}}
+    runs.add({}, {"test/accuracy": 0.5}, folder="s")
+    runs.sweep_files("s", definition, None)
+    code, _, err = record()
+    assert code == 1 and "does not say which runs are whose" in err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("result.json", "[]", "damaged"),
+        ("result.json", '{"metrics": {"test/accuracy": NaN}}', "damaged"),
+        ("result.json", '{"metrics": {"test/accuracy": 93.2}}', "no share between 0 and 1"),
+        ("result.json", '{"metrics": {}, "signature": "0123456789ab"}', "that of the run 0123456789ab"),
+        ("result.json", "[" * 100_000, "damaged"),
+        ("metrics.jsonl", '{"step": NaN}\n', "damaged"),
+        ("provenance.jsonl", "5\n", "damaged"),
+        ("provenance.jsonl", "[1]\n", "damaged"),
+        ("config.yaml", "3", "config.yaml"),
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_recorded(
+    finished: Any, record: Any, tmp_path: Path, file: str, content: str, said: str
+) -> None:
+    victim = min((finished.path / "table2").glob("*/result.json")).parent
+    (victim / file).write_text(content)
+    code, _, err = record()
+    assert code == 1 and said in err and str(victim) in err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_changed_configuration_is_not_recorded_as_the_run_of_its_folder(finished: Any, record: Any) -> None:
+    victim = min((finished.path / "table2").glob("*/config.yaml"))
+    victim.write_text(victim.read_text().replace("seed: 0", "seed: 4", 1).replace("seed: 1", "seed: 4", 1))
+    code, _, err = record()
+    assert code == 1 and f"{victim} has been changed" in err
+
+
+def test_failures_are_recorded_by_their_exceptions_without_what_they_name(
+    finished: Any, record: Any, tmp_path: Path
+) -> None:
+    why = "seed 100: DataError: cannot read '/home/bob/data.gz' on node17"
+    finished.select("table2", [{"row": "jtt", "setting": HERE, "seeds": [0], "failed": why}])
+    assert record("--partial")[0] == 0
+    kept = (tmp_path / "kept" / "table2" / "selected.yaml").read_text()
+    assert "failed: DataError" in kept and "bob" not in kept and "node17" not in kept
+
+
+@pytest.mark.parametrize("value", ["/data/x", "see /data/x", "file:///data/x", "~/x"])
+def test_a_path_anywhere_in_a_text_is_refused(value: str) -> None:
+    with pytest.raises(GenxaiError, match="a path of a machine"):
+        refuse_paths({"notes": [value]}, "here")
+    with pytest.raises(GenxaiError, match="a path of a machine"):
+        refuse_paths({value: 1}, "here")
+    refuse_paths({"metric": "val/accuracy, 1/2 of it", "ratio": "a / b"}, "here")
 
 
 @pytest.mark.parametrize("command", ["make_tables", "check_claims"])
