@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.commands import read_runs, results_folder, write_files
-from genxai.errors import EXIT_OK, GenxaiError
+from genxai.errors import EXIT_OK, GenxaiError, UsageError
 from genxai.optional import install
 from launch.cli import add_runs_option, make_parser, run_command
 
@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
 def _main(options: argparse.Namespace) -> int:
     root = results_folder(options.runs)
     results = read_runs(root, "there is no frontier")
+    if options.sweep and options.sweep not in results.folders():
+        known = ", ".join(results.folders()) or "none"
+        raise UsageError(f"--sweep: there are no runs of {options.sweep!r} in {root}; there are some of {known}")
     points = frontier(results.in_folder(options.sweep) if options.sweep else results, options.bias, options.fidelity)
     if not points:
         raise GenxaiError(

@@ -47,11 +47,24 @@ def load_config(source: str | Path, overrides: typing.Sequence[str] = ()) -> Con
     return validate(Config, tree, where, overrides)
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """safe_load, but a key that is there twice is an error: the first one would be dropped without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # `<<` is not resolved yet: what it brings may be overridden
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
 def read_tree(source: str | Path) -> tuple[Tree, str]:
     """The raw mapping of a preset or YAML file, and how to call it in messages."""
     text, where = _read_source(str(source))
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, Loader=_EachKeyOnce)
     except _NOT_YAML as error:
         raise UsageError(f"{where}: not valid YAML: {shortened(' '.join(str(error).split()), 300)}") from None
     if tree is None:

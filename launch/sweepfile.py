@@ -29,7 +29,7 @@ from genxai.configfile import (
 from genxai.errors import UsageError
 from launch.cli import REPOSITORY
 from launch.points import Point, check_option, config_at
-from launch.rowfile import Row, RowName, SeedList, check_row_trees
+from launch.rowfile import LOWER_IS_BETTER, Row, RowName, SeedList, check_row_trees
 from launch.rows import Rows, expand
 
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
@@ -185,6 +185,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     base = _load_base(definition, where, for_config)
     if definition.rows:
         return Sweep(definition, base, (), expand(definition, base, where))
+    _check_objectives(definition, base, where)
     return Sweep(definition, base, _grid(definition, base, where))
 
 
@@ -195,6 +196,8 @@ def _sort_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     for text in overrides:
         apply_override({}, text)  # a malformed one is named here
         head = text.partition("=")[0].partition(".")[0]
+        if head in ("seed", "origin"):
+            raise UsageError(f"override {text}: {head} is each run's own; a sweep has `seeds`: seeds=[0, 1, 2]")
         (for_sweep if head in SweepFile.model_fields else for_config).append(text)
     return for_sweep, for_config
 
@@ -205,6 +208,11 @@ _DOTTED = re.compile(r"(overrides|space|rows\.[^.]+\.(?:set|only|choose\.(?:spac
 
 def _override_sweep(tree: Tree, text: str) -> None:
     key, _, value = text.partition("=")
+    head, *names = key.split(".")
+    rows = tree.get("rows")
+    if head == "rows" and len(names) > 1 and names[0] not in (rows if isinstance(rows, dict) else ()):
+        known = ", ".join(map(str, rows)) if isinstance(rows, dict) else "none"
+        raise UsageError(f"override {text}: there is no row {names[0]!r}; rows are {known}")
     found = _DOTTED.fullmatch(key)
     if found is None:
         apply_override(tree, text)
@@ -243,6 +251,23 @@ def _check_space_keys(definition: SweepFile, where: str, for_config: Sequence[st
         )
     if definition.bayes.points and not definition.space:
         raise UsageError(f"{where}: bayes.points={definition.bayes.points}, but `space` is empty")
+
+
+def _check_objectives(definition: SweepFile, base: Config, where: str) -> None:
+    """Only validation data choose, and a number that is better when small is not made large."""
+    from genxai.data.supply import split_names  # the tables read sweep files without it
+
+    allowed = (*split_names(base.data).validation, "generator")
+    for objective in definition.objectives:
+        split, _, metric = objective.metric.partition("/")
+        if split not in allowed or (split == "generator" and not metric.startswith("bias_gap")):
+            splits = ", ".join(f"{name}/..." for name in allowed[:-1])
+            raise UsageError(
+                f"{where}: objectives: {objective.metric!r} cannot select: points are selected on validation data, by "
+                f"{splits} or generator/bias_gap"
+            )
+        if objective.direction == "maximize" and metric in (*LOWER_IS_BETTER, "bias_gap", "bias_gap_reference"):
+            raise UsageError(f"{where}: objectives: {objective.metric} is better when small: direction: minimize")
 
 
 def _load_base(definition: SweepFile, where: str, for_config: Sequence[str]) -> Config:

@@ -77,3 +77,45 @@ def test_values_for_a_sampler_lie_inside_the_range_with_four_digits():
     axis = Axis(low=0.001, high=10, log=True)
     assert [clamp(axis, value) for value in (0.0, 99.0, 1.234567)] == [0.001, 10.0, 1.235]
     assert clamp(Axis(low=1.5, high=4.5), 9) == 4
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("{metric: test/accuracy}", "'test/accuracy' cannot select: points are selected on validation data"),
+        ("{metric: vall/accuracy}", "'vall/accuracy' cannot select"),
+        ("{metric: generator/fid, direction: minimize}", "'generator/fid' cannot select"),  # against test images
+        ("{metric: val/ece}", "val/ece is better when small: direction: minimize"),
+        ("{metric: generator/bias_gap}", "generator/bias_gap is better when small"),
+    ],
+)
+def test_only_validation_data_select_a_point_and_the_right_end_of_it(objective, said):
+    with pytest.raises(UsageError) as caught:
+        load_sweep(find_sweep("quickstart"), [f"objectives=[{objective}]"])
+    assert said in str(caught.value)
+
+
+def test_what_is_better_when_small_may_be_minimised():
+    chosen = "objectives=[{metric: val/ece, direction: minimize}, {metric: generator/bias_gap, direction: minimize}]"
+    assert len(load_sweep(find_sweep("quickstart"), [chosen]).definition.objectives) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("rows.nope.seeds=[0]", "there is no row 'nope'; rows are visual_only, "),
+        ("seed=3", "a sweep has `seeds`"),
+        ("origin.trial=3", "origin is each run's own"),
+    ],
+)
+def test_an_override_of_what_is_not_there_is_no_new_row_and_not_ignored(override, said):
+    with pytest.raises(UsageError) as caught:
+        load_sweep(find_sweep("table2"), [override])
+    assert said in str(caught.value)
+
+
+def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("base: tiny\nspace: {train.lr: {grid: [0.1]}}\nseeds: [0]\nseeds: [1]\n")
+    with pytest.raises(UsageError, match=r"the key 'seeds' is there twice.*line 4"):
+        load_sweep(file)
