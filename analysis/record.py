@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,10 @@ def record(options: argparse.Namespace) -> int:
         texts = [text for text in files.values() if text is not None]
         size, count = sum(len(text.encode()) for text in texts), texts[0].count("\n")
         print(f"{name}: {count} runs, {size / 1e6:.1f} MB in {out / name}", file=sys.stderr)
+        if len(made_by := _commits(root, name)) > 1:
+            words = ", ".join(f"{commit[:12]} ({runs})" for commit, runs in made_by.most_common())
+            print(f"{name}: note: its runs were started by several versions of the code: {words}", file=sys.stderr)
+    _copy_counted(root, out)
     spec = next(table for table in load_tables() if table.kind == "cost")
     print_documents([cost_table(spec, load_runs(out))])
     return EXIT_OK
@@ -118,6 +123,28 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
     for file, tree in ((folder.definition, definition), (folder.selected, selected)):
         files[file.name] = _dumped(tree, renamed, str(file)) if tree else None
     return files
+
+
+def _commits(root: Path, name: str) -> Counter[str]:
+    """How many finished runs each commit has started; a run without one is of none."""
+    from genxai.files import read_jsonl
+    from genxai.runs import State, find_runs
+
+    found: Counter[str] = Counter()
+    for run in (run for run in find_runs(root, name) if run.state is State.DONE):
+        first = next(iter(read_jsonl(run.provenance_file)), {})
+        git = first.get("git")
+        found[str(git.get("commit")) if isinstance(git, dict) else "unknown"] += 1
+    return found
+
+
+def _copy_counted(root: Path, out: Path) -> None:
+    """What Table 7 is made of, which no run has."""
+    from analysis.commands import write_files
+
+    counted = {file.name: file.read_bytes() for file in sorted((root / "complexity").glob("*.json"))}
+    if counted:
+        write_files(counted, out / "complexity")
 
 
 def _check_reused(root: Path, name: str, recorded: set[str]) -> None:

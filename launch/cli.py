@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
 import sys
@@ -35,6 +36,9 @@ class Interrupted(KeyboardInterrupt):
 def run_command(main: Callable[[], int]) -> int:
     """The exit code of a command; turns every error meant for a person into one message on stderr."""
     _open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no ± shows ?, and files have it
     try:
         _hide_scripts()
         code = main()

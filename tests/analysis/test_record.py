@@ -288,3 +288,18 @@ def test_without_runs_the_recorded_results_are_shown_and_that_is_said(
     assert program([*only, "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr()
     assert "showing" not in shown.err and "no runs in" in shown.err
+
+
+def test_what_table_7_is_made_of_is_recorded_too(finished: Any, record: Any, tmp_path: Path) -> None:
+    (finished.path / "complexity").mkdir()
+    (finished.path / "complexity" / "tiny.json").write_text("{}")
+    assert record()[0] == 0
+    assert (tmp_path / "kept" / "complexity" / "tiny.json").read_text() == "{}"
+
+
+def test_several_versions_of_the_code_are_told(finished: Any, record: Any) -> None:
+    assert "several versions" not in record()[2]
+    first = min((finished.path / "table2").glob("*/provenance.jsonl"))
+    start = json.loads(first.read_text()) | {"git": {"commit": "0123456789abcdef", "dirty": None}}
+    first.write_text(json.dumps(start) + "\n")
+    assert "several versions of the code: unknown (2), 0123456789ab (1)" in record()[2]
