@@ -6,6 +6,7 @@ Per sweep its definition, what it selected, and one line per run; no checkpoint,
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def record(options: argparse.Namespace) -> int:
         texts = [text for text in files.values() if text is not None]
         size, count = sum(len(text.encode()) for text in texts), texts[0].count("\n")
         print(f"{name}: {count} runs, {size / 1e6:.1f} MB in {out / name}", file=sys.stderr)
-        if len(made_by := _commits(root, name)) > 1:
+        if len(made_by := _commits(texts[0])) > 1:
             words = ", ".join(f"{commit[:12]} ({runs})" for commit, runs in made_by.most_common())
             print(f"{name}: note: its runs were started by several versions of the code: {words}", file=sys.stderr)
     _copy_counted(root, out)
@@ -125,17 +126,11 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
     return files
 
 
-def _commits(root: Path, name: str) -> Counter[str]:
-    """How many finished runs each commit has started; a run without one is of none."""
-    from genxai.files import read_jsonl
-    from genxai.runs import State, find_runs
-
-    found: Counter[str] = Counter()
-    for run in (run for run in find_runs(root, name) if run.state is State.DONE):
-        first = next(iter(read_jsonl(run.provenance_file)), {})
-        git = first.get("git")
-        found[str(git.get("commit")) if isinstance(git, dict) else "unknown"] += 1
-    return found
+def _commits(recorded: str) -> Counter[str]:
+    """How many of the recorded runs each commit has started."""
+    starts = (json.loads(line)["provenance"] for line in recorded.splitlines())
+    origins = (next(iter(start), {}).get("git") for start in starts)
+    return Counter(str(git.get("commit")) if isinstance(git, dict) else "unknown" for git in origins)
 
 
 def _copy_counted(root: Path, out: Path) -> None:
