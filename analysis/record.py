@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +128,8 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
 
 def _commits(recorded: str) -> Counter[str]:
     """How many of the recorded runs each commit has started."""
-    starts = (json.loads(line)["provenance"] for line in recorded.splitlines())
-    origins = (next(iter(start), {}).get("git") for start in starts)
+    starts: Iterator[list[dict[str, Any]]] = (json.loads(line)["provenance"] for line in recorded.splitlines())
+    origins = ((start[0] if start else {}).get("git") for start in starts)
     return Counter(str(git.get("commit")) if isinstance(git, dict) else "unknown" for git in origins)
 
 
