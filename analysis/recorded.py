@@ -1,6 +1,7 @@
 """The compact form of finished runs, as `analysis/record.py` writes it: one folder per sweep, one line per run.
 
-Nothing of a machine is in it: no host, no path; local weights are named by their content.
+Nothing of a machine is in it: no host, no path; local weights are named by their content. A line can be made a run
+directory again, and recorded from there it is the same line.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from genxai.config import Config
-from genxai.configfile import shortened, validate
+from genxai.configfile import dump_config, shortened, validate
 from genxai.errors import GenxaiError
-from genxai.files import read_json, read_jsonl
+from genxai.files import append_jsonl, make_folder, read_json, read_jsonl, write_atomic, write_json
 from genxai.runs import Run, canonical_json, content_hash, local_weights, run_signature
 from launch.records import Result, read_own_result
 
@@ -49,18 +50,23 @@ class RecordedRun:
 def read_recorded(root: Path, problems: list[str]) -> Iterator[RecordedRun]:
     """Every recorded run under RUNS in a stable order; what cannot be read is added to `problems`."""
     for file in sorted(root.glob(f"*/{RUNS_FILE}")):
+        yield from read_recorded_sweep(file, problems)
+
+
+def read_recorded_sweep(file: Path, problems: list[str]) -> Iterator[RecordedRun]:
+    """The recorded runs of one sweep; what cannot be read is added to `problems`."""
+    try:
+        lines = read_jsonl(file)
+        if not file.read_bytes().endswith(b"\n"):
+            problems.append(f"{file}: its last line is cut off; record the sweep again")
+    except (GenxaiError, OSError, RecursionError) as error:
+        problems.append(f"{file}: cannot be read: {' '.join(str(error).split())}")
+        return
+    for number, line in enumerate(lines, 1):
         try:
-            lines = read_jsonl(file)
-            if not file.read_bytes().endswith(b"\n"):
-                problems.append(f"{file}: its last line is cut off; record the sweep again")
-        except (GenxaiError, OSError, RecursionError) as error:
-            problems.append(f"{file}: cannot be read: {' '.join(str(error).split())}")
-            continue
-        for number, line in enumerate(lines, 1):
-            try:
-                yield _parsed(file.parent.name, line, f"{file}: line {number}")
-            except GenxaiError as error:
-                problems.append(" ".join(str(error).split()))
+            yield _parsed(file.parent.name, line, f"{file}: line {number}")
+        except GenxaiError as error:
+            problems.append(" ".join(str(error).split()))
 
 
 def _parsed(folder: str, line: Any, where: str) -> RecordedRun:
@@ -70,6 +76,48 @@ def _parsed(folder: str, line: Any, where: str) -> RecordedRun:
         return RecordedRun(folder, signature, validate(Config, tree, where), result, tuple(map(dict, starts)))
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise GenxaiError(f"{where} is damaged: {shortened(str(error), 200)}; record the sweep again") from None
+
+
+# --- restoring -----------------------------------------------------------------------------------
+
+
+def restorable(file: Path) -> list[dict[str, Any]]:
+    """The lines of a recorded sweep. Raises GenxaiError if one is damaged, or not the run that it says it is."""
+    problems: list[str] = []
+    for run in read_recorded_sweep(file, problems):
+        data = run.provenance[0].get("data") if run.provenance else None
+        found = run_signature(run.config, str(data))
+        if found != run.signature:
+            problems.append(f"{file}: the run {run.signature} has been changed: its configuration is that of {found}")
+    if problems:
+        raise GenxaiError("; ".join(problems))
+    return read_jsonl(file)
+
+
+def restore_run(folder: Path, line: Mapping[str, Any]) -> bool:
+    """Write a line of `restorable` as a finished run directory in `folder`; False if that run has been begun there.
+
+    The configuration is written last, because a directory without one is no run: after a kill the next call repeats
+    this one.
+    """
+    run = Run(folder / str(line["signature"]))
+    if run.config_file.exists():
+        return False
+    make_folder(run.path)
+    for file, records in (
+        (run.provenance_file, map(_as_started, line["provenance"])),
+        (run.metrics_file, line["metrics"]),
+    ):
+        file.unlink(missing_ok=True)
+        append_jsonl(file, *records)
+    write_json(run.result_file, line["result"])
+    write_atomic(run.config_file, dump_config(validate(Config, line["config"], str(run.path))))
+    return True
+
+
+def _as_started(start: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of provenance as a run has it, of what `_useful` has kept."""
+    return {**start, "data": {"fingerprint": start["data"]}} if "data" in start else dict(start)
 
 
 # --- writing -------------------------------------------------------------------------------------

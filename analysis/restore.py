@@ -1,0 +1,66 @@
+"""Command: recorded results back into run directories, so that a sweep goes on where another machine has left it.
+
+The inverse of `analysis/record.py`: what is recorded is finished, and never computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.commands import RECORDED
+from genxai.errors import EXIT_OK, GenxaiError, UsageError
+from launch.cli import absolute, add_runs_option, make_parser, run_command, runs_folder
+
+DESCRIPTION = """
+Make finished run directories of recorded results: RUNS/<sweep>/<signature> with the configuration, result, evaluations
+and what it was made with; no checkpoint. launch/sweep.py finds them done and runs what is missing. Runs that RUNS has
+already begun are left alone, and may be done twice without harm.
+"""
+
+EXAMPLES = """
+  python analysis/restore.py                        every sweep of analysis/results into ./runs
+  python analysis/restore.py table2 --runs DIR      this one, elsewhere
+  python launch/sweep.py table2                     goes on with what is missing of it
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 restored, 1 if a line cannot be read or is not what it says, 2 for a wrong option."""
+    options = _parser().parse_args(argv)
+    return run_command(lambda: restore(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("restore.py", DESCRIPTION, EXAMPLES)
+    parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="recorded sweeps; default: all")
+    add_runs_option(parser)
+    parser.add_argument(
+        "--results", type=Path, default=RECORDED, metavar="DIR", help="what record.py has written (analysis/results)"
+    )
+    return parser
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Check every line first, then write: a record that is damaged restores nothing."""
+    from analysis.recorded import RUNS_FILE, restorable, restore_run
+
+    results, root = absolute(options.results), runs_folder(options.runs)
+    known = sorted(file.parent.name for file in results.glob(f"*/{RUNS_FILE}"))
+    if not known:
+        raise GenxaiError(f"there are no recorded results in {results}; choose another folder with --results")
+    for name in options.sweeps:
+        if name not in known:
+            raise UsageError(f"{name!r} is not recorded in {results}; there are: {', '.join(known)}")
+    found = {name: restorable(results / name / RUNS_FILE) for name in options.sweeps or known}
+    for name, runs in found.items():
+        count = sum(restore_run(root / name, run) for run in runs)
+        left = f", {len(runs) - count} were there" if count < len(runs) else ""
+        print(f"{name}: {count} runs restored in {root / name}{left}", file=sys.stderr)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
