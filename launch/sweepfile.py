@@ -179,6 +179,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     for_sweep, for_config = _sort_overrides(overrides)
     for text in for_sweep:
         _override_sweep(tree, text)
+    if for_sweep:  # what is wrong may not stand in the file
+        where = f"{where} with {' '.join(for_sweep)}"
     check_row_trees(tree, where)
     definition = validate(SweepFile, tree, where, for_sweep)
     _check_space_keys(definition, where, for_config)

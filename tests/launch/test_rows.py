@@ -94,6 +94,11 @@ def test_the_dumped_table_is_the_same_table(load, tmp_path):
     assert load_sweep(again).definition == sweep.definition and load_sweep(again).rows == sweep.rows
 
 
+def test_what_an_override_has_made_wrong_is_not_said_of_the_file_alone(rows_file):
+    with pytest.raises(UsageError, match=r"r.yaml with rows.plain.seeds=\[100\]: rows.plain: seed 100 is one of"):
+        load_sweep(rows_file, ["rows.plain.seeds=[100]"])
+
+
 def test_overrides_reach_the_dotted_keys_of_rows(rows_file):
     sweep = load_sweep(
         rows_file,
