@@ -67,7 +67,8 @@ def record(options: argparse.Namespace) -> int:
         if name not in known:
             raise UsageError(f"{name!r} is no sweep with runs in {root}; there are: {', '.join(known)}")
     content = {name: _compact(root, name, options.partial) for name in options.sweeps or known}
-    for name in content:
+    for name, files in content.items():
+        _check_nothing_lost(out / name, files, options.partial)
         _check_reused(root, name, {*content, *(file.parent.name for file in out.glob(f"*/{RUNS_FILE}"))})
     for name, files in content.items():
         _write(out / name, files)
@@ -112,6 +113,8 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
     for line in missing:
         print(f"{name}: {line}", file=sys.stderr)
     done = [run for run in runs if run.state is State.DONE]
+    if not done:
+        raise GenxaiError(f"{name}: none of its runs has finished; there is nothing to record")
     renamed: dict[str, str] = {}
     try:
         for run in runs:
@@ -124,6 +127,31 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
     for file, tree in ((folder.definition, definition), (folder.selected, selected)):
         files[file.name] = _dumped(tree, renamed, str(file)) if tree else None
     return files
+
+
+def _check_nothing_lost(folder: Path, files: dict[str, str | None], partial: bool) -> None:
+    """Raise GenxaiError if the record has what RUNS lacks; a file of the sweep it may keep, if --partial is given."""
+    from analysis.recorded import RUNS_FILE
+
+    file = folder / RUNS_FILE
+    old, new = (_signatures(text or "") for text in (file.read_text() if file.exists() else "", files[RUNS_FILE]))
+    if old - new:
+        raise GenxaiError(
+            f"{folder} has {len(old - new)} runs that are not among the finished ones: make run directories of them "
+            f"first with analysis/restore.py, or remove {folder} to have them forgotten"
+        )
+    absent = [name for name, content in files.items() if content is None and (folder / name).exists()]
+    if absent and not partial:
+        raise GenxaiError(f"{folder} has {' and '.join(absent)}, and the runs' folder has not: start the sweep again")
+    for name in absent:
+        files[name] = (folder / name).read_text()
+
+
+def _signatures(recorded: str) -> set[str]:
+    try:
+        return {str(json.loads(line)["signature"]) for line in recorded.splitlines()}
+    except (ValueError, TypeError, KeyError):
+        return set()  # damaged, to be replaced
 
 
 def _commits(recorded: str) -> Counter[str]:
@@ -189,10 +217,10 @@ def _dumped(tree: dict[str, Any], renamed: dict[str, str], where: str) -> str:
 
 def _write(folder: Path, files: dict[str, str | None]) -> None:
     """Publish every file whole; one without content, of an earlier recording, goes."""
-    from genxai.files import make_folder, write_atomic
+    from genxai.files import write_atomic
 
     try:
-        make_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             if content is None:
                 (folder / name).unlink(missing_ok=True)

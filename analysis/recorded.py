@@ -1,7 +1,7 @@
 """The compact form of finished runs, as `analysis/record.py` writes it: one folder per sweep, one line per run.
 
-Nothing of a machine is in it: no host, no path; local weights are named by their content. A line can be made a run
-directory again, and recorded from there it is the same line.
+Nothing of a machine is in it: no host, no path; local weights are named by their content. `analysis.restoring` makes
+run directories of the lines again, and recorded from there they are the same lines.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from genxai.config import Config
-from genxai.configfile import dump_config, shortened, validate
+from genxai.configfile import shortened, validate
 from genxai.errors import GenxaiError
-from genxai.files import append_jsonl, make_folder, read_json, read_jsonl, write_atomic, write_json
+from genxai.files import read_json, read_jsonl
 from genxai.runs import Run, canonical_json, content_hash, local_weights, run_signature
-from launch.records import Result, read_own_result
+from launch.records import Result, check_own, read_own_result
 
 RUNS_FILE = "runs.jsonl"
 #: of a line of provenance: what another person can use
@@ -42,6 +42,7 @@ class RecordedRun:
     config: Config
     result: Result
     provenance: tuple[dict[str, Any], ...]
+    line: Mapping[str, Any]  # all of it, as recorded
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -57,67 +58,36 @@ def read_recorded_sweep(file: Path, problems: list[str]) -> Iterator[RecordedRun
     """The recorded runs of one sweep; what cannot be read is added to `problems`."""
     try:
         lines = read_jsonl(file)
-        if not file.read_bytes().endswith(b"\n"):
+        if (data := file.read_bytes()) and not data.endswith(b"\n"):
             problems.append(f"{file}: its last line is cut off; record the sweep again")
     except (GenxaiError, OSError, RecursionError) as error:
         problems.append(f"{file}: cannot be read: {' '.join(str(error).split())}")
         return
+    seen: set[str] = set()
     for number, line in enumerate(lines, 1):
+        where = f"{file}: line {number}"
         try:
-            yield _parsed(file.parent.name, line, f"{file}: line {number}")
+            run = _parsed(file.parent.name, line, where)
         except GenxaiError as error:
             problems.append(" ".join(str(error).split()))
+            continue
+        if run.signature in seen:
+            problems.append(f"{where}: the run {run.signature} stands there twice; record the sweep again")
+            continue
+        seen.add(run.signature)
+        yield run
 
 
 def _parsed(folder: str, line: Any, where: str) -> RecordedRun:
     try:
         signature, tree, starts = str(line["signature"]), line["config"], line["provenance"]
+        if not all(isinstance(record, dict) for name in ("provenance", "metrics") for record in line[name]):
+            raise TypeError("provenance and metrics are lists of objects")
         result = Result.model_validate(line["result"])
-        return RecordedRun(folder, signature, validate(Config, tree, where), result, tuple(map(dict, starts)))
+        check_own(result, signature, where)
+        return RecordedRun(folder, signature, validate(Config, tree, where), result, tuple(starts), line)
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise GenxaiError(f"{where} is damaged: {shortened(str(error), 200)}; record the sweep again") from None
-
-
-# --- restoring -----------------------------------------------------------------------------------
-
-
-def restorable(file: Path) -> list[dict[str, Any]]:
-    """The lines of a recorded sweep. Raises GenxaiError if one is damaged, or not the run that it says it is."""
-    problems: list[str] = []
-    for run in read_recorded_sweep(file, problems):
-        data = run.provenance[0].get("data") if run.provenance else None
-        found = run_signature(run.config, str(data))
-        if found != run.signature:
-            problems.append(f"{file}: the run {run.signature} has been changed: its configuration is that of {found}")
-    if problems:
-        raise GenxaiError("; ".join(problems))
-    return read_jsonl(file)
-
-
-def restore_run(folder: Path, line: Mapping[str, Any]) -> bool:
-    """Write a line of `restorable` as a finished run directory in `folder`; False if that run has been begun there.
-
-    The configuration is written last, because a directory without one is no run: after a kill the next call repeats
-    this one.
-    """
-    run = Run(folder / str(line["signature"]))
-    if run.config_file.exists():
-        return False
-    make_folder(run.path)
-    for file, records in (
-        (run.provenance_file, map(_as_started, line["provenance"])),
-        (run.metrics_file, line["metrics"]),
-    ):
-        file.unlink(missing_ok=True)
-        append_jsonl(file, *records)
-    write_json(run.result_file, line["result"])
-    write_atomic(run.config_file, dump_config(validate(Config, line["config"], str(run.path))))
-    return True
-
-
-def _as_started(start: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of provenance as a run has it, of what `_useful` has kept."""
-    return {**start, "data": {"fingerprint": start["data"]}} if "data" in start else dict(start)
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -146,10 +116,11 @@ def _check_signature(run: Run, config: Config, starts: Sequence[Mapping[str, Any
     """Raise GenxaiError if result or configuration are not those of the run that the folder is named for."""
     read_own_result(run)
     data = next((start.get("data") for start in starts if isinstance(start, Mapping)), None)
-    if isinstance(data, Mapping) and "fingerprint" in data:
-        found = run_signature(config, str(data["fingerprint"]))
-        if found != run.signature:
-            raise GenxaiError(f"{run.config_file} has been changed: it is the configuration of a run {found}")
+    if not isinstance(data, Mapping) or "fingerprint" not in data:
+        raise GenxaiError(f"{run.provenance_file} does not say which data the run was made with: it cannot be checked")
+    found = run_signature(config, str(data["fingerprint"]))
+    if found != run.signature:
+        raise GenxaiError(f"{run.config_file} has been changed: it is the configuration of a run {found}")
 
 
 def hashes(config: Config) -> dict[str, str]:

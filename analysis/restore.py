@@ -17,7 +17,7 @@ from launch.cli import absolute, add_runs_option, make_parser, run_command, runs
 DESCRIPTION = """
 Make finished run directories of recorded results: RUNS/<sweep>/<signature> with the configuration, result, evaluations
 and what it was made with; no checkpoint. launch/sweep.py finds them done and runs what is missing. Runs that RUNS has
-already begun are left alone, and may be done twice without harm.
+already begun are left alone. Interrupted, start it again.
 """
 
 EXAMPLES = """
@@ -45,9 +45,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def restore(options: argparse.Namespace) -> int:
     """Check every line first, then write: a record that is damaged restores nothing."""
-    from analysis.recorded import RUNS_FILE, restorable, restore_run
+    from analysis.recorded import RUNS_FILE
+    from analysis.restoring import restorable, restore_sweep
+    from genxai.runs import State
 
     results, root = absolute(options.results), runs_folder(options.runs)
+    if results.resolve() in (root.resolve(), *root.resolve().parents):
+        raise UsageError(f"--runs: {root} is where the record is; choose another folder for the runs")
     known = sorted(file.parent.name for file in results.glob(f"*/{RUNS_FILE}"))
     if not known:
         raise GenxaiError(f"there are no recorded results in {results}; choose another folder with --results")
@@ -56,9 +60,10 @@ def restore(options: argparse.Namespace) -> int:
             raise UsageError(f"{name!r} is not recorded in {results}; there are: {', '.join(known)}")
     found = {name: restorable(results / name / RUNS_FILE) for name in options.sweeps or known}
     for name, runs in found.items():
-        count = sum(restore_run(root / name, run) for run in runs)
-        left = f", {len(runs) - count} were there" if count < len(runs) else ""
-        print(f"{name}: {count} runs restored in {root / name}{left}", file=sys.stderr)
+        before = restore_sweep(root / name, results / name, runs)
+        restored = before.pop(None, 0) + before.pop(State.PENDING, 0)
+        left = "".join(f", {count} left as they were: {state}" for state, count in sorted(before.items()))
+        print(f"{name}: {restored} runs restored in {root / name}{left}", file=sys.stderr)
     return EXIT_OK
 
 

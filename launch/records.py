@@ -79,13 +79,18 @@ def read_result(run: Run) -> Result:
 
 def read_own_result(run: Run) -> Result:
     """As `read_result`, for numbers that are published: also refuses what cannot be a result of this run."""
-    result, where = read_result(run), f"{run.result_file} is damaged"
-    if result.signature not in (None, run.signature):
-        raise GenxaiError(f"{where}: it is that of the run {result.signature}; remove it to have it computed again")
+    result = read_result(run)
+    check_own(result, run.signature, f"{run.result_file} is damaged", "; remove it to have it computed again")
+    return result
+
+
+def check_own(result: Result, signature: str, where: str, remedy: str = "") -> None:
+    """Raise GenxaiError, with `where` and `remedy`, for what cannot be a result of the run of that signature."""
+    if result.signature not in (None, signature):
+        raise GenxaiError(f"{where}: it is that of the run {result.signature}{remedy}")
     for name, value in result.metrics.items():
         if name.endswith("/accuracy") and isinstance(value, float) and not 0 <= value <= 1:
-            raise GenxaiError(f"{where}: {name} is {value:g}, no share between 0 and 1; remove it to have it repeated")
-    return result
+            raise GenxaiError(f"{where}: {name} is {value:g}, no share between 0 and 1{remedy}")
 
 
 def read_failures(run: Run) -> list[Failure]:

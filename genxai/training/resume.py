@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from genxai.errors import CheckpointError
-from genxai.runs import Run
+from genxai.runs import Run, State
 from genxai.training import checkpoints
 from genxai.training.experiment import Experiment
 from genxai.training.publisher import Publisher
@@ -111,6 +111,11 @@ def kept_classifier(run: Run) -> dict[str, torch.Tensor]:
     """
     found = checkpoints.latest(run.checkpoints)
     if found is None:
+        if run.state is State.DONE:
+            raise CheckpointError(
+                f"{run.path} has ended and its checkpoints were not kept; to have it computed again, remove "
+                f"{run.result_file} and start it with launch/train.py {run.path}"
+            )
         raise CheckpointError(f"{run.path} has no checkpoint yet; start it with launch/train.py {run.path}")
     saved, _ = found
     weights: dict[str, torch.Tensor] = saved["loop"]["best"] or saved["modules"]["classifier"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,9 @@ def test_recording_again_gives_the_same_bytes_and_replaces_what_has_changed(
     assert set(first) == {"sweep.yaml", "selected.yaml", "runs.jsonl"}
     record()
     assert content() == first
-    (finished.path / "table2" / "selected.yaml").unlink()
     finished.add({"train.lr": 0.5}, {"test/accuracy": 0.5}, folder="table2")
     record()
-    assert set(content()) == {"sweep.yaml", "runs.jsonl"}
+    assert set(content()) == {"sweep.yaml", "selected.yaml", "runs.jsonl"}
     assert [line["signature"] for line in lines(tmp_path / "kept" / "table2")] == sorted(
         path.parent.name for path in (finished.path / "table2").glob("*/result.json")
     )
@@ -143,6 +143,36 @@ def test_a_search_that_has_not_ended_is_refused(sweep: Any, record: Any) -> None
     assert code == 1 and "3 of 4 trials have ended" in err and "1 runs only failed" in err
 
 
+def test_a_record_never_loses_a_run_that_the_runs_folder_lacks(finished: Any, record: Any, tmp_path: Path) -> None:
+    """As on a machine where the runs of another session have not been restored."""
+    record()
+    kept = {file: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()}
+    shutil.rmtree(min((finished.path / "table2").glob("*/result.json")).parent)
+    for options in ((), ("--partial",)):
+        code, _, err = record(*options)
+        assert code == 1 and ("1 runs that are not among the finished ones" in err or "has not ended" in err)
+        assert {file: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()} == kept
+    assert "analysis/restore.py" in err
+
+
+def test_a_record_never_loses_the_sweeps_own_files(finished: Any, record: Any, tmp_path: Path) -> None:
+    record()
+    kept = {file: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()}
+    for name in ("sweep.yaml", "selected.yaml"):
+        (finished.path / "table2" / name).unlink()
+    code, _, err = record()
+    assert code == 1 and "has sweep.yaml and selected.yaml, and the runs' folder has not" in err
+    assert record("--partial")[0] == 0
+    assert {file: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()} == kept
+
+
+def test_a_sweep_without_a_finished_run_leaves_no_record(runs: Any, record: Any, tmp_path: Path) -> None:
+    runs.add({}, {}, folder="s", state="pending")
+    code, _, err = record("--partial")
+    assert code == 1 and "none of its runs has finished" in err
+    assert not (tmp_path / "kept").exists()
+
+
 def test_only_the_sweeps_asked_for_are_recorded(finished: Any, record: Any, tmp_path: Path) -> None:
     finished.add({}, {"test/accuracy": 0.1}, folder="other")
     assert record("table2")[0] == 0
@@ -162,6 +192,36 @@ def test_a_damaged_line_is_named_and_the_others_are_read(finished: Any, record: 
     file.write_text("\n".join(whole))  # its last newline is gone, so the last line may be cut off
     results = load_runs(tmp_path / "kept")
     assert len(results) == 2 and "its last line is cut off" in results.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda line: line["result"]["metrics"].update({"test/accuracy": 5.0}), "no share between 0 and 1"),
+        (lambda line: line["result"].update(signature="0123456789ab"), "that of the run 0123456789ab"),
+        (lambda line: line.update(metrics=[1]), "lists of objects"),
+        (lambda line: line.update(metrics=None), "is damaged"),
+        (lambda line: line.update(provenance="words"), "lists of objects"),
+    ],
+)
+def test_a_recorded_line_is_held_to_what_a_run_is(
+    finished: Any, record: Any, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    record()
+    kept = lines(tmp_path / "kept" / "table2")
+    change(kept[1])
+    (tmp_path / "kept" / "table2" / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    results = load_runs(tmp_path / "kept")
+    assert len(results) == 2 and len(results.problems) == 1
+    assert "line 2" in results.problems[0] and said in results.problems[0]
+
+
+def test_a_run_recorded_twice_in_one_file_counts_once_and_is_named(finished: Any, record: Any, tmp_path: Path) -> None:
+    record()
+    file = tmp_path / "kept" / "table2" / "runs.jsonl"
+    file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
+    results = load_runs(tmp_path / "kept")
+    assert len(results) == 3 and "stands there twice" in results.problems[0]
 
 
 def test_the_runs_and_their_record_side_by_side_count_once(finished: Any, record: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-import analysis.recorded
 import analysis.restore
+import analysis.restoring
 from analysis.record import main as record
-from genxai.files import append_jsonl
+from analysis.restoring import restorable, restore_sweep
+from genxai.files import append_jsonl, exclusive, write_json
 from genxai.runs import Run, State, find_runs
 
 Command = Callable[..., tuple[int, str]]
@@ -61,37 +63,104 @@ def test_a_sweep_finds_the_runs_done_and_may_plan_them_again(runs: Any, restore:
         assert run.config().origin == originals[run.signature].origin
 
 
-def test_a_run_that_has_been_begun_is_left_alone(restore: Command, recorded: Path, tmp_path: Path) -> None:
-    restore()
-    first, *_ = find_runs(tmp_path / "again")
-    first.result_file.unlink()
-    before = first.provenance_file.read_bytes()
-    code, said = restore()
-    assert code == 0 and "0 runs restored" in said and "3 were there" in said
-    assert first.state is State.STARTED and first.provenance_file.read_bytes() == before
-
-
-def test_killed_between_any_two_files_it_leaves_no_run_and_the_next_call_completes_it(
-    restore: Command, recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_sweeps_own_files_come_along_and_never_replace_others(
+    runs: Any, recorded: Path, restore: Command, tmp_path: Path
 ) -> None:
-    line = json.loads((recorded / "table2/runs.jsonl").read_text().splitlines()[0])
+    for name in ("sweep.yaml", "selected.yaml"):
+        (recorded / "table2" / name).write_text("name: table2\n")
+    again = tmp_path / "again/table2"
+    again.mkdir(parents=True)
+    (again / "sweep.yaml").write_text("name: mine\n")
+    restore()
+    assert (again / "sweep.yaml").read_text() == "name: mine\n"
+    assert (again / "selected.yaml").read_text() == "name: table2\n"
+
+
+def test_a_run_that_is_only_planned_is_restored_and_what_was_begun_is_left_alone(
+    runs: Any, restore: Command, tmp_path: Path
+) -> None:
+    planned, started, failed = sorted(find_runs(runs.path, "table2"), key=lambda run: run.config().seed)
+    for run in (planned, started, failed):
+        Run(tmp_path / "again/table2" / run.signature).plan(run.config())
+    begun, broken = (Run(tmp_path / "again/table2" / run.signature) for run in (started, failed))
+    append_jsonl(begun.provenance_file, {"restart": 0})
+    write_json(broken.failed_file, {"exception": "OSError"})
+    code, said = restore()
+    assert code == 0 and "1 runs restored" in said
+    assert "1 left as they were: started" in said and "1 left as they were: failed" in said
+    assert Run(tmp_path / "again/table2" / planned.signature).state is State.DONE
+    assert begun.state is State.STARTED and broken.state is State.FAILED
+    assert "3 left as they were" not in restore()[1]
+
+
+def test_a_run_that_is_being_trained_is_left_alone(runs: Any, restore: Command, tmp_path: Path) -> None:
+    first, *_ = find_runs(runs.path, "table2")
+    busy = Run(tmp_path / "again/table2" / first.signature)
+    busy.plan(first.config())
+    with busy.lock():
+        assert "2 runs restored" in restore()[1]
+        assert busy.state is State.PENDING
+    assert "1 runs restored" in restore()[1]
+
+
+def test_one_at_a_time(restore: Command, tmp_path: Path) -> None:
+    (tmp_path / "again/table2").mkdir(parents=True)
+    with exclusive(tmp_path / "again/table2/.restoring.lock"):
+        code, said = restore()
+    assert code == 1 and "another process is restoring runs" in said
+    assert find_runs(tmp_path / "again") == []
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("call", range(1, 9))
+def test_killed_between_any_two_calls_it_leaves_the_finished_run_or_none(
+    runs: Any, recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, planned: bool
+) -> None:
+    """The calls of restoring one run: its four files, and one rename (two where it had been planned)."""
+    target, source, left = tmp_path / "again/table2", recorded / "table2", [call]
+    (first, *_) = restorable(source / "runs.jsonl")
+    if planned:
+        Run(target / first.signature).plan(first.config)
+
+    def dies_in_time(function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return function(*arguments, **named)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        for name in ("append_jsonl", "write_json", "write_atomic"):
+            patch.setattr(analysis.restoring, name, dies_in_time(getattr(analysis.restoring, name)))
+        patch.setattr(analysis.restoring.os, "rename", dies_in_time(os.rename))
+        with contextlib.suppress(KeyboardInterrupt):
+            restore_sweep(target, source, [first])
+    assert all(run.state in (State.DONE, State.PENDING) for run in find_runs(target.parent))
+    restore_sweep(target, source, [first])
+    (run,) = find_runs(target.parent)
     whole = tmp_path / "whole"
-    assert analysis.recorded.restore_run(whole, line)
-    for name in ("append_jsonl", "write_json", "write_atomic"):
-        folder = tmp_path / name
+    restore_sweep(whole, source, [first])
+    same = Run(whole / first.signature)
+    assert {file for file in os.listdir(run.path) if file != ".lock"} == set(os.listdir(same.path))
+    for file in os.listdir(same.path):
+        assert (run.path / file).read_bytes() == (same.path / file).read_bytes()
 
-        def dies(*_: Any) -> None:
-            raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(analysis.recorded, name, dies)
-            with pytest.raises(KeyboardInterrupt):
-                analysis.recorded.restore_run(folder, line)
-        assert find_runs(folder.parent, folder.name) == []
-        assert analysis.recorded.restore_run(folder, line)
-        run, same = Run(folder / line["signature"]), Run(whole / line["signature"])
-        for file in os.listdir(same.path):
-            assert (run.path / file).read_bytes() == (same.path / file).read_bytes()
+@pytest.mark.parametrize("folder", ["kept", "kept/table2", "kept/x/.."])
+def test_runs_are_never_put_into_the_record(restore: Command, tmp_path: Path, folder: str) -> None:
+    code, said = restore("--runs", str(tmp_path / folder))
+    assert code == 2 and "is where the record is" in said
+
+
+def test_evaluating_a_restored_run_says_that_its_checkpoints_were_not_kept(restore: Command, tmp_path: Path) -> None:
+    from genxai.errors import CheckpointError
+    from genxai.training.resume import kept_classifier
+
+    restore()
+    with pytest.raises(CheckpointError, match=r"its checkpoints were not kept; .* remove .*result.json"):
+        kept_classifier(find_runs(tmp_path / "again")[0])
 
 
 @pytest.mark.parametrize(
@@ -117,5 +186,5 @@ def test_a_line_that_is_not_the_run_it_says_restores_nothing(
 def test_what_is_not_recorded_is_named_with_what_is(restore: Command, tmp_path: Path) -> None:
     code, said = restore("nobody")
     assert code == 2 and "'nobody' is not recorded" in said and "there are: table2" in said
-    code, said = restore("--results", str(tmp_path))
+    code, said = restore("--results", str(tmp_path / "empty"))
     assert code == 1 and "no recorded results" in said
