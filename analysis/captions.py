@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from analysis.conditions import flatten, matches, setting_of
 from analysis.specs import paper_scale
@@ -63,6 +64,17 @@ def describe_setting(config: Config, split_by: Sequence[str], across: Sequence[s
 def _short(name: str) -> str:
     """Recorded results name local weights by their content; twelve digits are enough to tell them apart."""
     return f"of content {name.removeprefix('sha256:')[:12]}" if name.startswith("sha256:") else name
+
+
+def devices(starts: Iterable[Any]) -> list[str]:
+    """What runs were made on, without repetition, by their lines of provenance."""
+    return sorted({str(start["device"]) for start in starts if isinstance(start, Mapping) and start.get("device")})
+
+
+def made_on(starts: Iterable[Any]) -> str:
+    """`Made on Intel(R) Xeon(R)`; empty where the runs did not note it."""
+    names = devices(starts)
+    return f"Made on {', '.join(names)}" if names else ""
 
 
 def scale_warning(configs: Sequence[Config]) -> str:

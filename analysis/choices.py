@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.captions import caption, describe_setting, scale_warning
+from analysis.captions import caption, describe_setting, made_on, scale_warning
 from analysis.conditions import in_words, matches
 from analysis.configuration import Configuration
 from analysis.measured import Results
@@ -60,7 +60,8 @@ def settings(spec: TableSpec, results: Results) -> list[Setting]:
         if not _has_table(spec, place):
             continue
         config = part.frame["config"].iloc[0]
-        about = caption(describe_setting(config, spec.split_by, spec.across), scale_warning([config]))
+        starts = (start for run in part.frame["starts"] for start in run)
+        about = caption(describe_setting(config, spec.split_by, spec.across), scale_warning([config]), made_on(starts))
         rho = "" if "data.rho" in spec.across else f"-rho{plain(config.data.rho)}"
         name = f"{spec.id}-{config.data.dataset}-{config.data.source}{rho}"
         found.append(replace(place, id=name, caption=about))

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.captions import caption
+from analysis.captions import caption, devices
 from analysis.configuration import is_number
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
 from analysis.measured import Results
@@ -72,9 +72,7 @@ def _number(value: float, digits: int, unit: str) -> Cell:
 
 
 def _devices(runs: list[dict[str, Any]]) -> list[str]:
-    """What the runs were made on, without repetition."""
-    starts = (start for run in runs for start in run["starts"] if isinstance(start, Mapping))
-    return sorted({str(start["device"]) for start in starts if start.get("device")})
+    return devices(start for run in runs for start in run["starts"])
 
 
 def _elapsed(runs: list[dict[str, Any]]) -> float | None:

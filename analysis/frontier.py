@@ -62,6 +62,8 @@ class Point:
     bias_real: Sample  # of the test images as they are
     bias_unbiased: Sample  # of the test images with uniform textures
     fidelity_floor: Sample  # training images in the generator's place
+    n_generated: Sample
+    n_reference: Sample
     runs: tuple[str, ...]
 
 
@@ -128,6 +130,8 @@ def _point(configuration: Configuration, curve: str, bias: str, fidelity: str) -
         bias_real=sample(f"{bias}_real"),
         bias_unbiased=sample(f"{bias}_unbiased"),
         fidelity_floor=sample(f"{fidelity}_floor"),
+        n_generated=sample("n_generated"),
+        n_reference=sample("n_reference"),
         runs=tuple(configuration.signatures()),
     )
 
@@ -176,18 +180,23 @@ def as_csv(points: Sequence[Point], bias: str, fidelity: str) -> str:
     }
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["curve", "lambda_bias", "seeds", "asked", *(f"{c}_{part}" for c in columns for part in ("mean", "sd")), "runs"]
-    )
+    counts = ("n_generated", "n_reference")
+    numbered = (f"{column}_{part}" for column in columns for part in ("mean", "sd"))
+    table.writerow(["curve", "lambda_bias", "seeds", "asked", *counts, *numbered, "runs"])
     for point in points:
         numbers: list[Any] = []
         for name in columns.values():
             sample: Sample = getattr(point, name)
             numbers += ["" if value is None else f"{value:.6g}" for value in (sample.mean, sample.sd)]
-        table.writerow(
-            [point.curve, f"{point.lambda_bias:g}", point.fidelity.n, point.asked, *numbers, " ".join(point.runs)]
-        )
+        images = (_count(getattr(point, name)) for name in counts)
+        first = (point.curve, f"{point.lambda_bias:g}", point.fidelity.n, point.asked)
+        table.writerow([*first, *images, *numbers, " ".join(point.runs)])
     return text.getvalue()
+
+
+def _count(images: Sample) -> str:
+    """Images behind a point; empty where the runs did not count them."""
+    return "" if images.mean is None else f"{images.mean:g}"
 
 
 def lines(points: Sequence[Point], bias: str, fidelity: str) -> list[str]:
@@ -195,13 +204,14 @@ def lines(points: Sequence[Point], bias: str, fidelity: str) -> list[str]:
     from analysis.verdicts import EM_DASH, fixed, mean_sd
 
     width = max(len("curve"), *(len(point.curve) for point in points))
-    head = f"{'curve':{width}s} {'lambda_bias':>11s} {bias:>26s} {fidelity:>26s} {'floor':>9s}"
+    head = f"{'curve':{width}s} {'lambda_bias':>11s} {bias:>26s} {fidelity:>26s} {'floor':>9s} {'images':>8s}"
     rows = []
     for point in points:
         floor = point.fidelity_floor.mean
         values = f"{mean_sd(point.bias, DIGITS):>26s} {mean_sd(point.fidelity, DIGITS):>26s}"
         floor_text = EM_DASH if floor is None else fixed(floor, DIGITS)
-        rows.append(f"{point.curve:{width}s} {point.lambda_bias:>11g} {values} {floor_text:>9s}")
+        images = _count(point.n_generated)
+        rows.append(f"{point.curve:{width}s} {point.lambda_bias:>11g} {values} {floor_text:>9s} {images:>8s}")
     return [head, *rows]
 
 
@@ -234,7 +244,9 @@ def draw(points: Sequence[Point], bias: str, fidelity: str) -> bytes | None:
         for point, place in zip(curve, zip(x, y, strict=True), strict=True):
             axes.annotate(f"{point.lambda_bias:g}", place, textcoords="offset points", xytext=(5, 4), fontsize=7)
     _draw_real(axes, points)
+    images = " or ".join(sorted({_count(point.n_generated) for point in points} - {""}))
     axes.set(xlabel=f"bias of generated images: {bias}", ylabel=f"distance to real images: {fidelity}", yscale="log")
+    axes.set_title(f"{images} generated images a run" if images else "", fontsize=9)
     axes.legend(fontsize=8, title="reference of R_bias (numbers: lambda_bias)", title_fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)

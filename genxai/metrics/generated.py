@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genxai.data.factors import aligned_texture
+from genxai.fairness.bias import BiasReference, bias_loss
 from genxai.fairness.descriptors import Descriptor
 from genxai.fairness.revise import estimated_mask
 from genxai.metrics.classification import table_nmi
@@ -39,6 +40,27 @@ def texture_confusion(read: Tensor, true: Tensor, textures: int) -> Tensor:
 def contingency(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
     """How often each pair occurs, float64 [height, width]. rows, columns: int64 [N]."""
     return torch.bincount(rows * width + columns, minlength=height * width).view(height, width).double()
+
+
+@metric(
+    "generator/bias_gap",
+    "other",
+    reference="Eq. 5, unbiased, against what the run holds its generator to; against val_balanced as _reference",
+    higher_is_better=False,
+)
+def generated_bias(features: Tensor, labels: Tensor, reference: BiasReference) -> float:
+    """`bias_loss` of many generated images: features [N, d] = B(G(z, y)), labels int64 [N], in squared units of B."""
+    return bias_loss(features, labels, reference).item()
+
+
+@metric(
+    "generator/texture_accuracy",
+    "other",
+    reference="share of real images (val_balanced) whose texture is read right, by which the corrected numbers stand",
+)
+def texture_accuracy(read: Tensor, true: Tensor) -> float:
+    """Share in [0, 1] of read, int64 [N], that is true, int64 [N]."""
+    return float((read == true).double().mean())
 
 
 @metric(

@@ -15,14 +15,16 @@ from torch import Tensor
 from genxai.data import TexMM
 from genxai.data.counter_rng import integers
 from genxai.data.factors import NUM_CLASSES, NUM_TEXTURES
-from genxai.fairness import bias_loss, build_descriptor
+from genxai.fairness import build_descriptor
 from genxai.metrics.extractor import split_rows
 from genxai.metrics.fidelity import Fidelity
 from genxai.metrics.generated import (
     conditional_accuracy,
     contingency,
     diversity,
+    generated_bias,
     read_textures,
+    texture_accuracy,
     texture_bias,
     texture_confusion,
 )
@@ -45,8 +47,8 @@ def evaluate_generator(experiment: Experiment) -> dict[str, float]:
     parts = [(experiment.descriptor(images), labels) for images, labels in generated(experiment, GENERATED)]
     features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return {
-        "generator/bias_gap": bias_loss(features, labels, experiment.reference).item(),
-        "generator/bias_gap_reference": bias_loss(features, labels, experiment.common_reference).item(),
+        "generator/bias_gap": generated_bias(features, labels, experiment.reference),
+        "generator/bias_gap_reference": generated_bias(features, labels, experiment.common_reference),
     }
 
 
@@ -149,7 +151,7 @@ def _report(experiment: Experiment) -> GeneratorReport:
         confusion = texture_confusion(held_out.textures, balanced.textures, NUM_TEXTURES)
         for suffix, seen in ("", ours), ("_real", real), ("_unbiased", fair):
             values |= {f"{name}{suffix}": value for name, value in texture_bias(seen.table(), confusion).items()}
-        values["texture_accuracy"] = float((held_out.textures == balanced.textures).double().mean())
+        values["texture_accuracy"] = texture_accuracy(held_out.textures, balanced.textures)
         record["texture_confusion"] = [[round(share, 6) for share in row] for row in confusion.tolist()]
     return GeneratorReport({f"generator/{name}": value for name, value in values.items()}, record)
 

@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from genxai.config import CaptionConfig, DataConfig, TextEncoderConfig
+from genxai.configfile import load_config
 from genxai.data.caption_bank import CaptionBank, caption_bank
 from genxai.data.captions import (
     CLASS_NAMES,
@@ -174,8 +175,8 @@ def test_without_texture_words_it_is_the_simple_formula(dataset, exact, supercla
 
 def test_the_papers_text_accuracy_is_reached_by_the_paper_like_captions():
     # science.md: q_c = .95, eta = .07 -> .888
-    config = captions(exact=0.95, superclass=0.0, flip=0.07)
-    assert text_bayes_accuracy(config, "mnist", 0.98) == pytest.approx(0.95 * 0.93 + 0.05 / 10)
+    data = load_config("paper-like").data
+    assert text_bayes_accuracy(data.captions, data.dataset, data.rho) == pytest.approx(0.95 * 0.93 + 0.05 / 10)
 
 
 def test_cases_by_hand():

@@ -6,11 +6,11 @@ import importlib.util
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genxai.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from genxai.errors import UsageError
-from genxai.explain import grad_cam, require_second_opinion, resize_map, second_opinions
+from genxai.explain import grad_cam, grad_cam_plus_plus, require_second_opinion, resize_map, second_opinions
 from genxai.explain.second_opinion import OPINIONS
 from genxai.models import FusionClassifier
 
@@ -54,6 +54,20 @@ def test_its_grad_cam_is_ours_of_the_same_class_and_the_same_caption(classifier,
     assert seen.any()  # plain Grad-CAM of an untrained network may be empty
     torch.testing.assert_close(theirs[seen, place], ours[seen], atol=1e-4, rtol=0)
     assert (theirs[:, 0] - theirs[:, 1]).abs().max() > 1e-3 < (theirs[:, 1] - theirs[:, 2]).abs().max()
+
+
+def test_its_grad_cam_plus_plus_is_ours_where_its_epsilon_does_not_matter(classifier, batch) -> None:
+    """Eq. 7 has no epsilon; theirs, 1e-6 in a denominator of cubed gradients, is nothing beside large ones."""
+    head = [module for module in classifier.head.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        head.weight.mul_(1e3)
+    theirs = second_opinions(classifier)(*batch, LABELS)[:, list(OPINIONS).index("pgc_grad_cam_plus_plus")]
+    classifier.eval()
+    prediction = classifier(*batch)
+    score = prediction.logits.gather(1, LABELS[:, None])[:, 0]
+    ours = stretched(grad_cam_plus_plus(score, prediction.activations).detach())
+    assert ours.isfinite().all()
+    torch.testing.assert_close(theirs, ours, atol=2e-3, rtol=0)
 
 
 def test_the_caption_of_each_sample_is_held_while_its_image_is_explained(batch) -> None:

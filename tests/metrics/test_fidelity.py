@@ -9,6 +9,8 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from genxai.data.sources import load_arrays
 from genxai.errors import GenxaiError, UsageError
@@ -34,12 +36,12 @@ class FeaturesOf(nn.Module):
 
     num_features = FEATURES
 
-    def __init__(self) -> None:
+    def __init__(self, output: int = 0) -> None:
         super().__init__()
-        self.network = load_extractor("mnist").network
+        self.network, self.output = load_extractor("mnist").network, output
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.float() / 255.0)[0]
+        return self.network(images.float() / 255.0)[self.output]
 
 
 def torchmetrics_fid(one: Tensor, other: Tensor) -> float:
@@ -55,6 +57,35 @@ def test_fid_is_that_of_torchmetrics_with_the_same_extractor(images, fidelity):
     for left, right in (one, other), (noise, other):
         found = fidelity.compare(fidelity.inputs(left / 255), fidelity.inputs(right / 255), "fid")["fid"]
         assert found == pytest.approx(torchmetrics_fid(left, right), rel=1e-3)
+
+
+def test_is_and_kid_are_those_of_torchmetrics_up_to_their_random_parts(images, fidelity):
+    one, other = images
+    found = fidelity.compare(fidelity.inputs(one / 255), fidelity.inputs(other / 255), "is", "kid")
+    torch.manual_seed(0)
+    score = InceptionScore(FeaturesOf(1), splits=10)
+    score.update(one)
+    assert found["is"] == pytest.approx(float(score.compute()[0]), rel=0.02)
+    # subsets as large as the sets: nothing is left to chance
+    distance = KernelInceptionDistance(FeaturesOf(), subsets=1, subset_size=len(one))
+    distance.update(one, real=False)
+    distance.update(other, real=True)
+    assert found["kid"] == pytest.approx(float(distance.compute()[0]), abs=3 * found["kid_spread"])
+
+
+def test_precision_and_recall_are_those_of_kynkaanniemi_counted_pair_by_pair(images, fidelity):
+    """A sample counts if it lies within the distance of some sample of the other side to its 3rd neighbour."""
+    one, other = (fidelity.inputs(side[:300] / 255) for side in images)
+    found = fidelity.compare(one, other, "prc")
+    left, right = (side[:, :FEATURES].double() for side in (one, other))
+
+    def covered(points: Tensor, centres: Tensor) -> float:
+        radii = [sorted((centre - each).norm() for each in centres)[3] for centre in centres]
+        inside = [any((p - c).norm() <= r for c, r in zip(centres, radii, strict=True)) for p in points]
+        return sum(inside) / len(inside)
+
+    assert found["precision"] == pytest.approx(covered(left, right), abs=0.01)
+    assert found["recall"] == pytest.approx(covered(right, left), abs=0.01)
 
 
 def test_rows_computed_once_give_what_torch_fidelity_computes_from_the_images(images, fidelity):

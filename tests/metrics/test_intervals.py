@@ -52,7 +52,7 @@ def test_the_interval_is_that_of_the_metric_itself_on_resampled_samples(name: st
     assert 0 < width < 0.4 and low < classification_metrics(given)[name] < high
 
 
-def test_every_number_that_tables_need_has_an_interval() -> None:
+def test_accuracy_f1_worst_group_and_flip_rate_have_an_interval() -> None:
     assert {"accuracy", "f1_macro", "worst_group_accuracy"} <= set(
         prediction_intervals(predictions(), "classification", 0)
     )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import jaccard_score, normalized_mutual_info_score
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -84,6 +84,17 @@ def test_nmi_of_masks_is_that_of_scikit_learn() -> None:
     expected = [normalized_mutual_info_score(a.flatten(), b.flatten()) for a, b in zip(first, second, strict=True)]
     assert mask_nmi(first, second).tolist() == pytest.approx(expected, abs=1e-12)
     assert expected[:4] == pytest.approx([1, 1, 0, 1])
+
+
+def test_iou_is_scikit_learns_jaccard_score_under_both_rules() -> None:
+    maps, truth = pictures(6, 5).float(), masks(6, 10)
+    resized, wanted = resize_map(maps, 10).flatten(1), truth[:, 0].flatten(1)
+    half = resized >= 0.5 * resized.amax(1, keepdim=True)
+    areas = wanted.sum(1)
+    ranks = resized.argsort(1, descending=True).argsort(1)
+    for rule, binary in (("half_max", half), ("area_matched", ranks < areas[:, None])):
+        expected = [jaccard_score(t.numpy(), b.numpy()) for t, b in zip(wanted, binary, strict=True)]
+        assert iou_xai(maps, truth, rule=rule).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_localisation_metrics_are_means_over_samples() -> None:
