@@ -1,6 +1,7 @@
 """What tests of several rooms share: a configuration of the full method that trains in seconds."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # whole_runs
 
 # one thread each, so that tests neither oversubscribe two cores nor depend on their number
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a shell starts what it puts into the background deaf to Ctrl-C, and the commands that tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = (
     "data.train_limit=160",
