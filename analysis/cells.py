@@ -91,8 +91,8 @@ def _beside(configuration: Configuration, column: ColumnSpec) -> list[str]:
     for word, metric in column.beside.items():
         mean = configuration.sample(metric).mean
         if mean is not None:
-            whole = mean == int(mean)
-            parts.append(f"{word} = {mean:.0f}" if whole else f"{word} {fixed(mean * column.scale, column.digits)}")
+            counts = metric.partition("/")[2].partition("_")[0] == "n"  # n_generated, ...: images, not a measurement
+            parts.append(f"{word} = {mean:.0f}" if counts else f"{word} {fixed(mean * column.scale, column.digits)}")
     return [", ".join(parts)] if parts else []
 
 

@@ -70,7 +70,7 @@ def settings(spec: TableSpec, results: Results) -> list[Setting]:
     found.sort(key=_fullest_first)
     names = [setting.id for setting in found]
     return [
-        replace(setting, id=f"{name}-{names[:place].count(name) + 1}") if names.count(name) > 1 else setting
+        replace(setting, id=f"{name}-{earlier + 1}") if (earlier := names[:place].count(name)) else setting
         for place, (name, setting) in enumerate(zip(names, found, strict=True))
     ]
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """
 Write the finished runs of sweeps in a compact form: OUT/<sweep>/sweep.yaml, selected.yaml and runs.jsonl (one line per
-run: signature, configuration, result, evaluations, what it was made with). What was recorded before is replaced.
+run: signature, configuration, result, evaluations, what it was made with). What was recorded before is replaced, and
+nothing of it is lost: a record with runs that RUNS lacks is refused until analysis/restore.py has brought them back.
 
 A sweep that has not ended is refused unless --partial is given; what is missing is said either way.
 """
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def record(options: argparse.Namespace) -> int:
     """Read every sweep first, then write: a sweep that is refused leaves all as it was."""
-    from analysis.commands import print_documents
+    from analysis.commands import print_documents, write_files
     from analysis.cost_table import cost_table
     from analysis.measured import load_runs
     from analysis.recorded import RUNS_FILE
@@ -67,12 +68,12 @@ def record(options: argparse.Namespace) -> int:
         if name not in known:
             raise UsageError(f"{name!r} is no sweep with runs in {root}; there are: {', '.join(known)}")
     content = {name: _compact(root, name, options.partial) for name in options.sweeps or known}
-    for name, files in content.items():
-        _check_nothing_lost(out / name, files, options.partial)
+    content = {name: _keeping(out / name, files, options.partial) for name, files in content.items()}
+    for name in content:
         _check_reused(root, name, {*content, *(file.parent.name for file in out.glob(f"*/{RUNS_FILE}"))})
     for name, files in content.items():
-        _write(out / name, files)
         texts = [text for text in files.values() if text is not None]
+        write_files({file: text for file, text in files.items() if text is not None}, out / name)
         size, count = sum(len(text.encode()) for text in texts), texts[0].count("\n")
         print(f"{name}: {count} runs, {size / 1e6:.1f} MB in {out / name}", file=sys.stderr)
         if len(made_by := _commits(texts[0])) > 1:
@@ -129,29 +130,43 @@ def _compact(root: Path, name: str, partial: bool) -> dict[str, str | None]:
     return files
 
 
-def _check_nothing_lost(folder: Path, files: dict[str, str | None], partial: bool) -> None:
-    """Raise GenxaiError if the record has what RUNS lacks; a file of the sweep it may keep, if --partial is given."""
+def _keeping(folder: Path, files: dict[str, str | None], partial: bool) -> dict[str, str | None]:
+    """The files to write, with what the record has of the sweep's own and RUNS has not.
+
+    Raises GenxaiError if runs of the record would be lost, or without --partial if such a file is kept.
+    """
     from analysis.recorded import RUNS_FILE
 
     file = folder / RUNS_FILE
-    old, new = (_signatures(text or "") for text in (file.read_text() if file.exists() else "", files[RUNS_FILE]))
+    old, new = (_signatures(text or "") for text in (_text(file) if file.exists() else "", files[RUNS_FILE]))
     if old - new:
         raise GenxaiError(
-            f"{folder} has {len(old - new)} runs that are not among the finished ones: make run directories of them "
-            f"first with analysis/restore.py, or remove {folder} to have them forgotten"
+            f"{folder} has {len(old - new)} runs that are not finished in the folder of runs, {min(old - new)} for "
+            f"one: bring them back with analysis/restore.py --results {folder.parent} (where they were begun, finish "
+            f"them or remove their directories first), or remove {folder} to have them forgotten"
         )
     absent = [name for name, content in files.items() if content is None and (folder / name).exists()]
     if absent and not partial:
-        raise GenxaiError(f"{folder} has {' and '.join(absent)}, and the runs' folder has not: start the sweep again")
-    for name in absent:
-        files[name] = (folder / name).read_text()
+        raise GenxaiError(
+            f"{folder} has {' and '.join(absent)}, the folder of runs has not: analysis/restore.py brings it back, "
+            "--partial keeps the one that is recorded"
+        )
+    return {**files, **{name: _text(folder / name) for name in absent}}
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="replace")
 
 
 def _signatures(recorded: str) -> set[str]:
-    try:
-        return {str(json.loads(line)["signature"]) for line in recorded.splitlines()}
-    except (ValueError, TypeError, KeyError):
-        return set()  # damaged, to be replaced
+    """Of the lines that can be read."""
+    found = set()
+    for line in recorded.splitlines():
+        try:
+            found.add(str(json.loads(line)["signature"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return found
 
 
 def _commits(recorded: str) -> Counter[str]:
@@ -213,21 +228,6 @@ def _dumped(tree: dict[str, Any], renamed: dict[str, str], where: str) -> str:
     clean = without_messages(without_paths(tree, renamed))
     refuse_paths(clean, where)
     return yaml.safe_dump(clean, sort_keys=False, allow_unicode=True)
-
-
-def _write(folder: Path, files: dict[str, str | None]) -> None:
-    """Publish every file whole; one without content, of an earlier recording, goes."""
-    from genxai.files import write_atomic
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            if content is None:
-                (folder / name).unlink(missing_ok=True)
-            else:
-                write_atomic(folder / name, content)
-    except OSError as error:
-        raise GenxaiError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
 
 
 if __name__ == "__main__":

@@ -64,7 +64,17 @@ def restore(options: argparse.Namespace) -> int:
         restored = before.pop(None, 0) + before.pop(State.PENDING, 0)
         left = "".join(f", {count} left as they were: {state}" for state, count in sorted(before.items()))
         print(f"{name}: {restored} runs restored in {root / name}{left}", file=sys.stderr)
+        for other in sorted(_reused(results / name, known) - set(found)):
+            print(f"{name}: note: runs of its rows may lie in {other}: restore that too", file=sys.stderr)
     return EXIT_OK
+
+
+def _reused(recorded: Path, known: Sequence[str]) -> set[str]:
+    """The recorded sweeps whose runs this one counts as its own."""
+    from analysis.sweeps import yaml_file
+    from launch.sweepdir import SweepDir
+
+    return {str(name) for name in yaml_file(SweepDir(recorded).definition).get("reuse") or ()} & set(known)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 from analysis.recorded import RecordedRun, read_recorded_sweep
 from genxai.configfile import dump_config
 from genxai.errors import GenxaiError
-from genxai.files import append_jsonl, exclusive, make_folder, write_atomic, write_json
+from genxai.files import append_jsonl, exclusive, make_folder, sync_folder, write_atomic, write_json
 from genxai.runs import LARGEST_CONFIG, Run, State, run_signature
 from launch.sweepdir import SweepDir
 
@@ -33,8 +33,13 @@ def restorable(file: Path) -> list[RecordedRun]:
     for run in runs:
         data = run.provenance[0].get("data") if run.provenance else None
         found = run_signature(run.config, str(data))
-        if found != run.signature:
-            problems.append(f"{file}: the run {run.signature} has been changed: its configuration is that of {found}")
+        if data is None:
+            problems.append(f"{file}: the run {run.signature} does not say which data it was made with")
+        elif found != run.signature:
+            problems.append(
+                f"{file}: the run {run.signature} has been changed, or recorded by another version of the code: its "
+                f"configuration is that of {found}; take the file from version control, or restore with that code"
+            )
         elif len(_config_text(run).encode()) > LARGEST_CONFIG:
             problems.append(f"{file}: the run {run.signature}: its configuration is larger than {LARGEST_CONFIG} bytes")
     if problems:
@@ -58,17 +63,19 @@ def restore_sweep(folder: Path, recorded: Path, runs: Sequence[RecordedRun]) -> 
 
 @contextmanager
 def _workshop(folder: Path) -> Iterator[Path]:
-    """An empty folder beside the runs, for this process alone."""
-    make_folder(folder / _WORKSHOP)
-    with exclusive(folder / f"{_WORKSHOP}.lock") as acquired:
+    """An empty folder beside the runs, for this process alone: no other one restores, and no sweep plans runs here."""
+    make_folder(folder)
+    workshop = folder / _WORKSHOP
+    with exclusive(SweepDir(folder).lock) as acquired:
         if not acquired:
-            raise GenxaiError(f"another process is restoring runs in {folder}; wait for it to end")
-        shutil.rmtree(folder / _WORKSHOP)  # of one that was killed
-        make_folder(folder / _WORKSHOP)
+            raise GenxaiError(f"{folder} is in use by a sweep or another restore.py; wait for it to end, or stop it")
+        shutil.rmtree(workshop, ignore_errors=True)  # of one that was killed
+        make_folder(workshop)
         try:
-            yield folder / _WORKSHOP
+            yield workshop
+            sync_folder(folder)
         finally:
-            shutil.rmtree(folder / _WORKSHOP, ignore_errors=True)
+            shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _restore(folder: Path, workshop: Path, recorded: RecordedRun) -> State | None:

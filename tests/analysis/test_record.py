@@ -148,11 +148,26 @@ def test_a_record_never_loses_a_run_that_the_runs_folder_lacks(finished: Any, re
     record()
     kept = {file: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()}
     shutil.rmtree(min((finished.path / "table2").glob("*/result.json")).parent)
-    for options in ((), ("--partial",)):
+    for options, said in (((), "has not ended"), (("--partial",), "has 1 runs that are not finished")):
         code, _, err = record(*options)
-        assert code == 1 and ("1 runs that are not among the finished ones" in err or "has not ended" in err)
+        assert code == 1 and said in err
         assert {file: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()} == kept
     assert "analysis/restore.py" in err
+
+
+@pytest.mark.parametrize("damage", [b'{"signature": ', b"\xff\xfe"])
+def test_a_damaged_line_does_not_let_the_others_be_lost(
+    finished: Any, record: Any, tmp_path: Path, damage: bytes
+) -> None:
+    record()
+    file = tmp_path / "kept" / "table2" / "runs.jsonl"
+    whole = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([damage, *whole[1:]]) + b"\n")
+    assert record()[0] == 0 and file.read_bytes().splitlines() == whole  # all are here: the record is whole again
+    file.write_bytes(b"\n".join([damage, *whole[1:]]) + b"\n")
+    shutil.rmtree(finished.path / "table2" / json.loads(whole[1])["signature"])
+    code, _, err = record("--partial")
+    assert code == 1 and "has 1 runs that are not finished" in err
 
 
 def test_a_record_never_loses_the_sweeps_own_files(finished: Any, record: Any, tmp_path: Path) -> None:
@@ -161,7 +176,7 @@ def test_a_record_never_loses_the_sweeps_own_files(finished: Any, record: Any, t
     for name in ("sweep.yaml", "selected.yaml"):
         (finished.path / "table2" / name).unlink()
     code, _, err = record()
-    assert code == 1 and "has sweep.yaml and selected.yaml, and the runs' folder has not" in err
+    assert code == 1 and "has sweep.yaml and selected.yaml, the folder of runs has not" in err
     assert record("--partial")[0] == 0
     assert {file: file.read_bytes() for file in (tmp_path / "kept" / "table2").iterdir()} == kept
 

@@ -94,6 +94,19 @@ def test_the_dumped_table_is_the_same_table(load, tmp_path):
     assert load_sweep(again).definition == sweep.definition and load_sweep(again).rows == sweep.rows
 
 
+@pytest.mark.parametrize("name", ["table2", "table3"])
+def test_the_command_for_the_papers_scale_in_the_files_header_is_one_that_works(name):
+    file = find_sweep(name)
+    (words,) = [
+        line[1:].split() for line in file.read_text().splitlines() if line.startswith("#") and "base=paper" in line
+    ]
+    sweep = load_sweep(file, words)
+    assert sweep.base.train.epochs == 100 and sweep.base.data.captions.texture == 0
+    assert sweep.base.revise.weight == sweep.base.objective.lambda_attribution == 1
+    starts = [case.options[0]["explain.from_epoch"] for case in sweep.rows.cases if case.row == "post_hoc"]
+    assert all(start == 67 for start in starts) and (name != "table3" or starts)
+
+
 def test_what_an_override_has_made_wrong_is_not_said_of_the_file_alone(rows_file):
     with pytest.raises(UsageError, match=r"r.yaml with rows.plain.seeds=\[100\]: rows.plain: seed 100 is one of"):
         load_sweep(rows_file, ["rows.plain.seeds=[100]"])
