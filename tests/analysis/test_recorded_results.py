@@ -64,19 +64,36 @@ def test_the_tables_beside_the_records_are_made_of_them(tmp_path: Path, capsys: 
         assert content == (TABLES / name).read_text(), f"{name}: make it again (docs/contracts.md says how)"
 
 
+def cells_of(table: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    """The cells of a recorded table that are of all seeds together, by part, row and column."""
+    with (TABLES / f"{table}.csv").open() as file:
+        return {(row["table"], row["row"], row["column"]): row for row in csv.DictReader(file) if not row["seed"]}
+
+
+def shown_below(header: str) -> list[str]:
+    """The rows of README's table that begins so."""
+    _, _, rest = (REPOSITORY / "README.md").read_text().partition(header)
+    return rest.strip("\n").split("\n\n")[0].splitlines()[1:]  # below the line of dashes
+
+
 def test_the_table_of_the_readme_is_that_of_the_records() -> None:
     """Its rows are Table 2's models in their order, `mean ± sample standard deviation` over seeds in every column."""
-    with (TABLES / "table2.csv").open() as file:
-        cells = {(row["table"], row["row"], row["column"]): row for row in csv.DictReader(file) if not row["seed"]}
-    first = COLUMNS[0]
-    models = [row for (table, _, column), row in cells.items() if (table, column) == first and row["mean"]]
-    lines = []
-    for model in models:
+    cells, first, lines = cells_of("table2"), COLUMNS[0], []
+    for model in [row for (table, _, column), row in cells.items() if (table, column) == first and row["mean"]]:
         found = [cells[table, model["row"], column] for table, column in COLUMNS]
         lines.append(f"| {' | '.join([model['label'], model['paper'], *map(short, found)])} |")
-    _, _, rest = (REPOSITORY / "README.md").read_text().partition(HEADER)
-    shown = rest.strip("\n").split("\n\n")[0].splitlines()[1:]  # below the line of dashes
-    assert len(lines) > 10 and shown == lines, "README's table should be:\n" + "\n".join(lines)
+    assert len(lines) > 10 and shown_below(HEADER) == lines, "README's table should be:\n" + "\n".join(lines)
+
+
+def test_the_readmes_table_over_rho_is_that_of_the_records() -> None:
+    cells, lines = cells_of("rho"), []
+    for dataset, name in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
+        for row, label in (("cross", "cross-modal attention"), ("full", "ours")):
+            keys = [
+                (f"rho-{dataset}-full", f"{row}_{rho}", "unbiased_accuracy") for rho in ("010", "090", "098", "100")
+            ]
+            lines.append(f"| {name}, {label} | {' | '.join(short(cells[key]) for key in keys)} |")
+    assert shown_below("| | 0.1 | 0.9 | 0.98 | 1 |\n") == lines, "README's table should be:\n" + "\n".join(lines)
 
 
 def short(cell: dict[str, str]) -> str:
