@@ -40,7 +40,7 @@ def restorable(file: Path) -> list[RecordedRun]:
                 f"{file}: the run {run.signature} has been changed, or recorded by another version of the code: its "
                 f"configuration is that of {found}; take the file from version control, or restore with that code"
             )
-        elif len(_config_text(run).encode()) > LARGEST_CONFIG:
+        elif len(dump_config(run.config).encode()) > LARGEST_CONFIG:
             problems.append(f"{file}: the run {run.signature}: its configuration is larger than {LARGEST_CONFIG} bytes")
     if problems:
         raise GenxaiError("; ".join(problems))
@@ -104,15 +104,11 @@ def _made(workshop: Path, recorded: RecordedRun) -> Run:
     """The finished run directory, in the workshop."""
     run, line = Run(Path(tempfile.mkdtemp(dir=workshop)) / recorded.signature), recorded.line
     make_folder(run.path)
-    write_atomic(run.config_file, _config_text(recorded))
+    write_atomic(run.config_file, dump_config(recorded.config))
     append_jsonl(run.provenance_file, *map(_as_started, recorded.provenance))
     append_jsonl(run.metrics_file, *line["metrics"])
     write_json(run.result_file, line["result"])
     return run
-
-
-def _config_text(recorded: RecordedRun) -> str:
-    return dump_config(recorded.config)
 
 
 def _as_started(start: Mapping[str, Any]) -> dict[str, Any]:
