@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: what analysis/record.py has written and the repository keeps
 RECORDED = Path(__file__).resolve().parent / "results"
+#: of RUNS and of a record: the counts of analysis/complexity.py, which belong to no run
+COUNTED = "complexity"
 
 
 def results_folder(given: Path | None) -> Path:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.commands import COUNTED
 from analysis.costs import labels
 from genxai.errors import EXIT_OK, UsageError
 from launch.cli import add_runs_option, make_parser, run_command, runs_folder, split_overrides
@@ -54,7 +55,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
     source, overrides = split_overrides(options.words, "preset or YAML")
     content = measure(load_config(source or "paper", overrides))
-    file = runs_folder(options.runs) / "complexity" / f"{content['name']}.json"
+    file = runs_folder(options.runs) / COUNTED / f"{content['name']}.json"
     make_folder(file.parent)
     write_json(file, content)
     print(json.dumps(content, indent=1) if options.json else "\n".join(_lines(content)))

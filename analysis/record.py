@@ -178,11 +178,11 @@ def _commits(recorded: str) -> Counter[str]:
 
 def _copy_counted(root: Path, out: Path) -> None:
     """What Table 7 is made of, which no run has."""
-    from analysis.commands import write_files
+    from analysis.commands import COUNTED, write_files
 
-    counted = {file.name: file.read_bytes() for file in sorted((root / "complexity").glob("*.json"))}
+    counted = {file.name: file.read_bytes() for file in sorted((root / COUNTED).glob("*.json"))}
     if counted:
-        write_files(counted, out / "complexity")
+        write_files(counted, out / COUNTED)
 
 
 def _check_reused(root: Path, name: str, recorded: set[str]) -> None:

@@ -17,7 +17,7 @@ from launch.cli import absolute, add_runs_option, make_parser, run_command, runs
 DESCRIPTION = """
 Make finished run directories of recorded results: RUNS/<sweep>/<signature> with the configuration, result, evaluations
 and what it was made with; no checkpoint. launch/sweep.py finds them done and runs what is missing. Runs that RUNS has
-already begun are left alone. Interrupted, start it again.
+already begun are left alone. The counts of Table 7 come along. Interrupted, start it again.
 """
 
 EXAMPLES = """
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 def restore(options: argparse.Namespace) -> int:
     """Check every line first, then write: a record that is damaged restores nothing."""
     from analysis.recorded import RUNS_FILE
-    from analysis.restoring import restorable, restore_sweep
+    from analysis.restoring import restorable, restore_counted, restore_sweep
     from genxai.runs import State
 
     results, root = absolute(options.results), runs_folder(options.runs)
@@ -66,6 +66,7 @@ def restore(options: argparse.Namespace) -> int:
         print(f"{name}: {restored} runs restored in {root / name}{left}", file=sys.stderr)
         for other in sorted(_reused(results / name, known) - set(found)):
             print(f"{name}: note: runs of its rows may lie in {other}: restore that too", file=sys.stderr)
+    restore_counted(root, results)
     return EXIT_OK
 
 

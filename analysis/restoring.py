@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from analysis.commands import COUNTED
 from analysis.recorded import RecordedRun, read_recorded_sweep
 from genxai.configfile import dump_config
 from genxai.errors import GenxaiError
@@ -59,6 +60,14 @@ def restore_sweep(folder: Path, recorded: Path, runs: Sequence[RecordedRun]) -> 
             if original.exists() and not file.exists():
                 write_atomic(file, original.read_bytes())
     return counts
+
+
+def restore_counted(root: Path, results: Path) -> None:
+    """What Table 7 is made of, which no run has; a count that is there already stays."""
+    for file in sorted((results / COUNTED).glob("*.json")):
+        if not (root / COUNTED / file.name).exists():
+            make_folder(root / COUNTED)
+            write_atomic(root / COUNTED / file.name, file.read_bytes())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.captions import caption, scale_warning
+from analysis.commands import COUNTED
 from analysis.costs import labels
 from analysis.formats import Cell, Column, Document, Measured, Row, Table, absent
 from analysis.specs import paper_rows
@@ -54,7 +55,7 @@ REMARKS = (
 def complexity(root: Path) -> tuple[Document, list[str]]:
     """One table per file of RUNS/complexity, one of em-dashes if there is none; and why files were left out."""
     tables, problems = [], []
-    for file in sorted((root / "complexity").glob("*.json")):
+    for file in sorted((root / COUNTED).glob("*.json")):
         try:
             tables.append(_table(file.stem, read_json(file)))
         except GenxaiError as error:

@@ -53,6 +53,20 @@ def test_what_is_restored_and_recorded_again_is_the_same_to_the_byte(
     assert (tmp_path / "twice/table2/runs.jsonl").read_bytes() == (recorded / "table2/runs.jsonl").read_bytes()
 
 
+def test_the_counts_of_table_7_come_along_and_never_replace_others(
+    recorded: Path, restore: Command, tmp_path: Path
+) -> None:
+    (recorded / "complexity").mkdir()
+    for name in ("paper.json", "mine.json"):
+        (recorded / "complexity" / name).write_text('{"name": "recorded"}')
+    counted = tmp_path / "again" / "complexity"
+    counted.mkdir(parents=True)
+    (counted / "mine.json").write_text("{}")
+    assert restore()[0] == 0
+    assert (counted / "paper.json").read_text() == '{"name": "recorded"}'
+    assert (counted / "mine.json").read_text() == "{}"
+
+
 def test_a_sweep_finds_the_runs_done_and_may_plan_them_again(runs: Any, restore: Command, tmp_path: Path) -> None:
     assert "table2: 3 runs restored" in restore("table2")[1]
     originals = {run.signature: run.config() for run in find_runs(runs.path)}
