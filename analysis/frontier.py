@@ -10,8 +10,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """
 Set the bias of generated images against their fidelity, a curve over objective.lambda_bias for every reference of the
-regulariser (Eq. 5), and write frontier.csv and frontier.png.
+regulariser (Eq. 5), and write frontier.csv and frontier.png, with a panel per measure of fidelity: by default FID to
+the data as they are, which a generator without their bias cannot reach, and to unbiased data.
 
 Needs runs with train.generator_metrics=true, such as those of sweeps/frontier.yaml. A point is a mean over seeds, its
-bars the sample standard deviation (ddof = 1). The stars are the real data: the training images (their bias, and what
-they score in the generator's place), and the bias that the same measurement finds in test images without any.
+bars the sample standard deviation (ddof = 1). The star is real data: training images in the generator's place; the
+lines are what unbiased images score.
 """
 
 EXAMPLES = """
@@ -39,12 +40,13 @@ EXAMPLES = """
   python analysis/frontier.py --sweep frontier              only the runs of that sweep
   python analysis/frontier.py --bias fairness_discrepancy_conditional_corrected --fidelity fid_object
   python analysis/frontier.py --runs /scratch/runs --out paper/figures
-  python analysis/frontier.py --json | jq '.[] | [.curve, .lambda_bias, .bias.mean, .fidelity.mean]'
+  python analysis/frontier.py --json | jq '.[] | [.curve, .lambda_bias, .bias.mean, .fidelity.fid.mean]'
 """
 
 LAMBDA = "objective.lambda_bias"
 #: what a curve is named after, if curves differ in nothing else
 REFERENCE = ("objective.bias_reference", "objective.bias_conditional")
+FIDELITIES = ("fid", "fid_unbiased")
 #: decimals on a terminal
 DIGITS = 4
 NO_MATPLOTLIB = f"no picture: matplotlib is not installed; {install('matplotlib')}"
@@ -58,13 +60,21 @@ class Point:
     lambda_bias: float
     asked: int  # seeds
     bias: Sample
-    fidelity: Sample
     bias_real: Sample  # of the test images as they are
     bias_unbiased: Sample  # of the test images with uniform textures
-    fidelity_floor: Sample  # training images in the generator's place
+    fidelity: Mapping[str, Fidelity]  # by measure
     n_generated: Sample
     n_reference: Sample
     runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One distance of generated images to a reference, and what real training images score in their place."""
+
+    value: Sample
+    floor: Sample  # training images as biased, or as free of bias, as the reference
+    copy: Sample  # training images as they are, where the reference is unbiased
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add_runs_option(parser)
     parser.add_argument("--sweep", metavar="NAME", help="only runs in RUNS/NAME (default: all that have the metrics)")
     parser.add_argument("--bias", default="cramers_v", metavar="METRIC", help="x: generator/METRIC (cramers_v)")
-    parser.add_argument("--fidelity", default="fid", metavar="METRIC", help="y: generator/METRIC (fid)")
+    panels = f"y: generator/METRIC, a panel each ({' '.join(FIDELITIES)})"
+    parser.add_argument("--fidelity", nargs="+", default=FIDELITIES, metavar="METRIC", help=panels)
     parser.add_argument("--out", type=Path, default=Path("tables"), metavar="DIR", help="folder to write to (./tables)")
     parser.add_argument("--json", action="store_true", help="print the points as JSON instead of a table")
     return parser
@@ -90,17 +101,19 @@ def _main(options: argparse.Namespace) -> int:
     if options.sweep and options.sweep not in results.folders():
         known = ", ".join(results.folders()) or "none"
         raise UsageError(f"--sweep: there are no runs of {options.sweep!r} in {root}; there are some of {known}")
-    points = frontier(results.in_folder(options.sweep) if options.sweep else results, options.bias, options.fidelity)
+    measures = tuple(dict.fromkeys(options.fidelity))
+    points = frontier(results.in_folder(options.sweep) if options.sweep else results, options.bias, measures)
     if not points:
+        needed = " and ".join(f"generator/{name}" for name in (options.bias, *measures))
         raise GenxaiError(
-            f"no finished run in {root} has generator/{options.bias} and generator/{options.fidelity}; run "
-            "launch/sweep.py frontier, or any configuration with train.generator_metrics=true"
+            f"no finished run in {root} has {needed}; run launch/sweep.py frontier, or any configuration with "
+            "train.generator_metrics=true"
         )
-    files = write(points, options.bias, options.fidelity, options.out)
+    files = write(points, options.bias, options.out)
     if options.json:
         print(json.dumps([_as_json(point) for point in points], indent=1))
     else:
-        print("\n".join(lines(points, options.bias, options.fidelity)))
+        print("\n".join(lines(points, options.bias)))
     print(f"wrote {', '.join(map(str, files))}", file=sys.stderr)
     return EXIT_OK
 
@@ -108,16 +121,16 @@ def _main(options: argparse.Namespace) -> int:
 # --- data ----------------------------------------------------------------------------------------
 
 
-def frontier(results: Results, bias: str, fidelity: str) -> list[Point]:
+def frontier(results: Results, bias: str, measures: Sequence[str]) -> list[Point]:
     """The points by curve and lambda_bias. A curve: runs that differ in lambda_bias and the seed alone."""
-    needed = [f"generator/{name}" for name in (bias, fidelity)]
+    needed = [f"generator/{name}" for name in (bias, *measures)]
     usable = [c for c in results.reported().configurations() if all(c.sample(name).n for name in needed)]
     names = _curve_names(usable)
-    points = [_point(configuration, names[configuration.key], bias, fidelity) for configuration in usable]
+    points = [_point(configuration, names[configuration.key], bias, measures) for configuration in usable]
     return sorted(points, key=lambda point: (point.curve, point.lambda_bias))
 
 
-def _point(configuration: Configuration, curve: str, bias: str, fidelity: str) -> Point:
+def _point(configuration: Configuration, curve: str, bias: str, measures: Sequence[str]) -> Point:
     def sample(name: str) -> Sample:
         return configuration.sample(f"generator/{name}")
 
@@ -126,10 +139,9 @@ def _point(configuration: Configuration, curve: str, bias: str, fidelity: str) -
         lambda_bias=float(configuration[LAMBDA]),
         asked=configuration.asked,
         bias=sample(bias),
-        fidelity=sample(fidelity),
         bias_real=sample(f"{bias}_real"),
         bias_unbiased=sample(f"{bias}_unbiased"),
-        fidelity_floor=sample(f"{fidelity}_floor"),
+        fidelity={name: Fidelity(*(sample(f"{name}{end}") for end in ("", "_floor", "_copy"))) for name in measures},
         n_generated=sample("n_generated"),
         n_reference=sample("n_reference"),
         runs=tuple(configuration.signatures()),
@@ -158,10 +170,12 @@ def _curve_names(configurations: Sequence[Configuration]) -> dict[str, str]:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def write(points: Sequence[Point], bias: str, fidelity: str, folder: Path) -> list[Path]:
+def write(points: Sequence[Point], bias: str, folder: Path) -> list[Path]:
     """frontier.csv, and frontier.png where matplotlib is installed; GenxaiError if the folder cannot be written."""
-    contents: dict[str, str | bytes] = {"frontier.csv": as_csv(points, bias, fidelity)}
-    picture = draw(points, bias, fidelity)
+    from analysis.frontier_picture import draw
+
+    contents: dict[str, str | bytes] = {"frontier.csv": as_csv(points, bias)}
+    picture = draw(points, bias)
     if picture is None:
         print(NO_MATPLOTLIB, file=sys.stderr)
     else:
@@ -169,101 +183,58 @@ def write(points: Sequence[Point], bias: str, fidelity: str, folder: Path) -> li
     return write_files(contents, folder)
 
 
-def as_csv(points: Sequence[Point], bias: str, fidelity: str) -> str:
+def as_csv(points: Sequence[Point], bias: str) -> str:
     """One line per point; empty where there is no value."""
-    columns = {
-        bias: "bias",
-        fidelity: "fidelity",
-        f"{bias}_real": "bias_real",
-        f"{bias}_unbiased": "bias_unbiased",
-        f"{fidelity}_floor": "fidelity_floor",
-    }
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    counts = ("n_generated", "n_reference")
-    numbered = (f"{column}_{part}" for column in columns for part in ("mean", "sd"))
-    table.writerow(["curve", "lambda_bias", "seeds", "asked", *counts, *numbered, "runs"])
-    for point in points:
-        numbers: list[Any] = []
-        for name in columns.values():
-            sample: Sample = getattr(point, name)
-            numbers += ["" if value is None else f"{value:.6g}" for value in (sample.mean, sample.sd)]
-        images = (_count(getattr(point, name)) for name in counts)
-        first = (point.curve, f"{point.lambda_bias:g}", point.fidelity.n, point.asked)
+    for number, point in enumerate(points):
+        columns = {bias: point.bias, f"{bias}_real": point.bias_real, f"{bias}_unbiased": point.bias_unbiased}
+        for name, fidelity in point.fidelity.items():
+            columns |= {name: fidelity.value, f"{name}_floor": fidelity.floor, f"{name}_copy": fidelity.copy}
+        if number == 0:
+            numbered = (f"{column}_{part}" for column in columns for part in ("mean", "sd"))
+            table.writerow(["curve", "lambda_bias", "seeds", "asked", "n_generated", "n_reference", *numbered, "runs"])
+        numbers = [
+            "" if value is None else f"{value:.6g}" for each in columns.values() for value in (each.mean, each.sd)
+        ]
+        images = (count(each) for each in (point.n_generated, point.n_reference))
+        first = (point.curve, f"{point.lambda_bias:g}", point.bias.n, point.asked)
         table.writerow([*first, *images, *numbers, " ".join(point.runs)])
     return text.getvalue()
 
 
-def _count(images: Sample) -> str:
+def count(images: Sample) -> str:
     """Images behind a point; empty where the runs did not count them."""
     return "" if images.mean is None else f"{images.mean:g}"
 
 
-def lines(points: Sequence[Point], bias: str, fidelity: str) -> list[str]:
+def lines(points: Sequence[Point], bias: str) -> list[str]:
     """The points for a terminal."""
     from analysis.verdicts import EM_DASH, fixed, mean_sd
 
     width = max(len("curve"), *(len(point.curve) for point in points))
-    head = f"{'curve':{width}s} {'lambda_bias':>11s} {bias:>26s} {fidelity:>26s} {'floor':>9s} {'images':>8s}"
-    rows = []
+    heads = "".join(f" {name:>26s} {'floor':>9s}" for name in points[0].fidelity)
+    rows = [f"{'curve':{width}s} {'lambda_bias':>11s} {bias:>26s}{heads} {'images':>8s}"]
     for point in points:
-        floor = point.fidelity_floor.mean
-        values = f"{mean_sd(point.bias, DIGITS):>26s} {mean_sd(point.fidelity, DIGITS):>26s}"
-        floor_text = EM_DASH if floor is None else fixed(floor, DIGITS)
-        images = _count(point.n_generated)
-        rows.append(f"{point.curve:{width}s} {point.lambda_bias:>11g} {values} {floor_text:>9s} {images:>8s}")
-    return [head, *rows]
+        row = f"{point.curve:{width}s} {point.lambda_bias:>11g} {mean_sd(point.bias, DIGITS):>26s}"
+        for fidelity in point.fidelity.values():
+            floor = EM_DASH if fidelity.floor.mean is None else fixed(fidelity.floor.mean, DIGITS)
+            row += f" {mean_sd(fidelity.value, DIGITS):>26s} {floor:>9s}"
+        rows.append(f"{row} {count(point.n_generated):>8s}")
+    return rows
 
 
-def _as_json(point: Point) -> dict[str, Any]:
+def _as_json(part: Any) -> Any:
     """Every sample as its mean, standard deviation and number of seeds."""
     from analysis.verdicts import Sample
 
-    parts = {field.name: getattr(point, field.name) for field in fields(point)}
-    return {
-        name: {"mean": part.mean, "sd": part.sd, "n": part.n} if isinstance(part, Sample) else part
-        for name, part in parts.items()
-    }
-
-
-def draw(points: Sequence[Point], bias: str, fidelity: str) -> bytes | None:
-    """The picture as PNG; None without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name in dict.fromkeys(point.curve for point in points):
-        curve = [point for point in points if point.curve == name]
-        x, y = ([getattr(point, part).mean for point in curve] for part in ("bias", "fidelity"))
-        xbars, ybars = ([getattr(point, part).sd or 0.0 for point in curve] for part in ("bias", "fidelity"))
-        axes.errorbar(x, y, yerr=ybars, xerr=xbars, marker="o", capsize=2, linewidth=1, label=name)
-        for point, place in zip(curve, zip(x, y, strict=True), strict=True):
-            axes.annotate(f"{point.lambda_bias:g}", place, textcoords="offset points", xytext=(5, 4), fontsize=7)
-    _draw_real(axes, points)
-    images = " or ".join(sorted({_count(point.n_generated) for point in points} - {""}))
-    axes.set(xlabel=f"bias of generated images: {bias}", ylabel=f"distance to real images: {fidelity}", yscale="log")
-    axes.set_title(f"{images} generated images a run" if images else "", fontsize=9)
-    axes.legend(fontsize=8, title="reference of R_bias (numbers: lambda_bias)", title_fontsize=8)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    return content.getvalue()
-
-
-def _draw_real(axes: Any, points: Sequence[Point]) -> None:
-    """The real data's floor as a line, and on it the bias they have and the bias of none."""
-    floors = [point.fidelity_floor.mean for point in points if point.fidelity_floor.mean is not None]
-    if not floors:
-        return
-    floor = sum(floors) / len(floors)
-    axes.axhline(floor, color="grey", linewidth=1, linestyle=":", label="real against real")
-    for part, colour, name in ("bias_real", "black", "real, biased"), ("bias_unbiased", "grey", "real, unbiased"):
-        known = [sample.mean for sample in (getattr(point, part) for point in points) if sample.mean is not None]
-        if known:
-            axes.plot(sum(known) / len(known), floor, "*", color=colour, markersize=10, linestyle="none", label=name)
+    if isinstance(part, Sample):
+        return {"mean": part.mean, "sd": part.sd, "n": part.n}
+    if isinstance(part, Fidelity):
+        return {**_as_json(part.value), "floor": _as_json(part.floor), "copy": _as_json(part.copy)}
+    if isinstance(part, Mapping):
+        return {name: _as_json(value) for name, value in part.items()}
+    return {name: _as_json(value) for name, value in vars(part).items()} if isinstance(part, Point) else part
 
 
 if __name__ == "__main__":

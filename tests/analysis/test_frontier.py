@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from analysis import frontier
+from analysis.frontier_picture import draw_panel
 from analysis.measured import load_runs
 
 GENERATOR = {"train.generator_metrics": True}
+BOTH = ("fid", "fid_unbiased")
 
 
 def add(
@@ -27,6 +29,9 @@ def add(
         "generator/cramers_v_real": [0.97] * len(fid),
         "generator/cramers_v_unbiased": [0.0] * len(fid),
         "generator/fid_floor": [0.5] * len(fid),
+        "generator/fid_unbiased": [2 * value for value in fid],
+        "generator/fid_unbiased_floor": [0.25] * len(fid),
+        "generator/fid_unbiased_copy": [0.75] * len(fid),
     }
     runs.seeds(settings, values, folder="frontier", origin=origin)
 
@@ -41,22 +46,23 @@ def swept(runs: Any) -> Any:
 
 
 def test_a_curve_joins_runs_that_differ_in_lambda_bias_alone_and_a_point_is_a_mean_over_seeds(swept):
-    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
-    assert [(p.curve, p.lambda_bias, p.fidelity.n) for p in points] == [
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
+    assert [(p.curve, p.lambda_bias, p.bias.n) for p in points] == [
         ("balanced, per class", 0.0, 3),
         ("balanced, per class", 10.0, 2),
         ("data, per class", 0.0, 1),
         ("data, per class", 10.0, 1),
     ]
-    assert points[1].bias.mean == pytest.approx(0.3) and points[1].fidelity.mean == pytest.approx(32.0)
-    assert points[1].fidelity.sd == pytest.approx(2.8284271)
-    assert points[1].asked == 3 and points[2].fidelity.sd is None
-    assert points[0].fidelity_floor.mean == 0.5 and points[0].bias_real.mean == pytest.approx(0.97)
+    assert points[1].bias.mean == pytest.approx(0.3) and points[1].fidelity["fid"].value.mean == pytest.approx(32.0)
+    assert points[1].fidelity["fid"].value.sd == pytest.approx(2.8284271)
+    assert points[1].fidelity["fid_unbiased"].value.mean == pytest.approx(64.0)
+    assert points[1].asked == 3 and points[2].fidelity["fid"].value.sd is None
+    assert points[0].fidelity["fid"].floor.mean == 0.5 and points[0].bias_real.mean == pytest.approx(0.97)
 
 
 def test_what_else_differs_is_named_and_never_averaged_over(swept):
     add(swept, 0.0, [0.5], [9.0], data__rho=0.9)
-    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
     assert {p.curve for p in points} == {
         "balanced, per class, rho = 0.9",
         "balanced, per class, rho = 0.98",
@@ -75,7 +81,7 @@ def test_runs_without_the_metrics_unfinished_ones_and_those_that_only_chose_some
         "point": {"objective.lambda_bias": 100.0},
     }
     add(swept, 100.0, [0.1], [9.0], origin=chooser)
-    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
     assert {p.lambda_bias for p in points} == {0.0, 10.0}
 
 
@@ -89,30 +95,37 @@ def test_the_command_writes_data_and_a_picture(swept, tmp_path, capsys):
         "3",
     )
     assert float(rows[1]["cramers_v_mean"]) == pytest.approx(0.3) and rows[2]["fid_sd"] == ""
-    assert float(rows[1]["fid_floor_mean"]) == 0.5 and len(rows[1]["runs"].split()) == 2
+    assert float(rows[1]["fid_unbiased_mean"]) == pytest.approx(64.0) and rows[1]["fid_copy_mean"] == ""
+    assert float(rows[1]["fid_floor_mean"]) == 0.5 and float(rows[1]["fid_unbiased_copy_mean"]) == 0.75
+    assert len(rows[1]["runs"].split()) == 2
     picture = (tmp_path / "out" / "frontier.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 5000
     printed = capsys.readouterr().out
     assert "balanced, per class" in printed and "32.0000 ± 2.8284 (2/3)" in printed
 
 
-def test_the_picture_shows_the_floor_and_the_bias_of_real_data(swept):
+@pytest.mark.parametrize(("measure", "floor", "copied"), [("fid", 0.5, 0.5), ("fid_unbiased", 0.25, 0.75)])
+def test_the_picture_shows_what_real_data_score_with_their_bias_and_without(swept, measure, floor, copied):
     from matplotlib.figure import Figure
 
     figure = Figure()
     axes = figure.add_subplot()
-    points = frontier.frontier(load_runs(swept.path), "cramers_v", "fid")
-    frontier._draw_real(axes, points)
-    floor, biased, unbiased = axes.lines
-    assert list(floor.get_ydata()) == [0.5, 0.5]
-    assert (biased.get_xdata()[0], biased.get_ydata()[0]) == (pytest.approx(0.97), 0.5)
-    assert unbiased.get_xdata()[0] == 0.0
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
+    draw_panel(axes, points, measure)
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["real against real"].get_ydata()) == [floor, floor]
+    assert lines["bias read off unbiased images"].get_xdata()[0] == 0.0
+    images = lines["training images"]
+    assert (images.get_xdata()[0], images.get_ydata()[0]) == (pytest.approx(0.97), copied)
+    curves = {container.get_label(): container.lines[0] for container in axes.containers}
+    assert list(curves["balanced, per class"].get_ydata()) == [points[n].fidelity[measure].value.mean for n in (0, 1)]
 
 
 def test_json_is_for_programs(swept, tmp_path, capsys):
     assert frontier.main(["--runs", str(swept.path), "--out", str(tmp_path), "--json"]) == 0
     points = json.loads(capsys.readouterr().out)
-    assert points[0]["fidelity"] == {"mean": 20.0, "sd": 0.0, "n": 3}
+    found = points[0]["fidelity"]["fid_unbiased"]
+    assert found["mean"] == 40.0 and found["floor"] == {"mean": 0.25, "sd": 0.0, "n": 3}
 
 
 def test_without_matplotlib_the_data_are_written_and_what_is_missing_is_said(swept, tmp_path, capsys, monkeypatch):
@@ -138,5 +151,5 @@ def test_the_sweep_asks_for_what_the_command_reads():
 
     sweep = load_sweep(Path(__file__).parents[2] / "sweeps" / "frontier.yaml")
     assert sweep.base.train.generator_metrics and sweep.base.train.generator
-    assert set(sweep.definition.space) == {"objective.lambda_bias", "objective.bias_reference"}
-    assert len(sweep.grid) == 10 and len(sweep.definition.seeds) == 3
+    assert sweep.rows is not None and not sweep.rows.questions
+    assert [case.row for case in sweep.rows.cases].count("per_class_balanced") == 5
