@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """
 Set the bias of generated images against their fidelity, a curve over objective.lambda_bias for every reference of the
 regulariser (Eq. 5), and write frontier.csv and frontier.png, with a panel per measure of fidelity: by default FID to
-the data as they are, which a generator without their bias cannot reach, and to unbiased data.
+the data as they are, which a generator without their bias cannot reach, to unbiased data, and of the objects alone.
 
 Needs runs with train.generator_metrics=true, such as those of sweeps/frontier.yaml. A point is a mean over seeds, its
 bars the sample standard deviation (ddof = 1). The star is real data: training images in the generator's place; the
@@ -46,7 +46,7 @@ EXAMPLES = """
 LAMBDA = "objective.lambda_bias"
 #: what a curve is named after, if curves differ in nothing else
 REFERENCE = ("objective.bias_reference", "objective.bias_conditional")
-FIDELITIES = ("fid", "fid_unbiased")
+FIDELITIES = ("fid", "fid_unbiased", "fid_object")
 #: decimals on a terminal
 DIGITS = 4
 NO_MATPLOTLIB = f"no picture: matplotlib is not installed; {install('matplotlib')}"

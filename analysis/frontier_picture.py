@@ -11,6 +11,9 @@ from analysis.frontier import Fidelity, Point, count
 if TYPE_CHECKING:
     from analysis.verdicts import Sample
 
+#: where a curve's numbers stand [points], so that those of curves that meet can be read
+PLACES = ((5, 4), (-16, -11), (5, -11), (-16, 4))
+
 
 def draw(points: Sequence[Point], bias: str) -> bytes | None:
     """As PNG; None without matplotlib."""
@@ -20,7 +23,7 @@ def draw(points: Sequence[Point], bias: str) -> bytes | None:
     except ImportError:
         return None
     measures = list(points[0].fidelity)
-    figure = Figure(figsize=(1.2 + 5.2 * len(measures), 4.6), layout="constrained")
+    figure = Figure(figsize=(1.2 + 4.4 * len(measures), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
@@ -37,14 +40,15 @@ def draw(points: Sequence[Point], bias: str) -> bytes | None:
 
 def draw_panel(axes: Any, points: Sequence[Point], measure: str) -> None:
     """The curves, joined in the order of lambda_bias, and what real images score."""
-    for name in dict.fromkeys(point.curve for point in points):
+    for number, name in enumerate(dict.fromkeys(point.curve for point in points)):
         curve = [point for point in points if point.curve == name]
         x, y = [point.bias for point in curve], [point.fidelity[measure].value for point in curve]
         means = [each.mean for each in x], [each.mean for each in y]
         bars = [each.sd or 0.0 for each in y], [each.sd or 0.0 for each in x]
         axes.errorbar(*means, *bars, marker="o", markersize=4, capsize=2, linewidth=1, label=name)
-        for point, place in zip(curve, zip(*means, strict=True), strict=True):
-            axes.annotate(f"{point.lambda_bias:g}", place, textcoords="offset points", xytext=(5, 4), fontsize=7)
+        beside = {"xytext": PLACES[number % len(PLACES)], "textcoords": "offset points", "fontsize": 7}
+        for point, *place in zip(curve, *means, strict=True):
+            axes.annotate(f"{point.lambda_bias:g}", place, **beside)
     real = [point.fidelity[measure] for point in points]
     unbiased = _mean([point.bias_unbiased for point in points])
     floor, biased, copied = (

@@ -32,6 +32,7 @@ def add(
         "generator/fid_unbiased": [2 * value for value in fid],
         "generator/fid_unbiased_floor": [0.25] * len(fid),
         "generator/fid_unbiased_copy": [0.75] * len(fid),
+        "generator/fid_object": fid,
     }
     runs.seeds(settings, values, folder="frontier", origin=origin)
 

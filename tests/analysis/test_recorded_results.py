@@ -58,8 +58,7 @@ def test_the_records_are_read_without_a_problem() -> None:
 def test_the_tables_beside_the_records_are_made_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert analysis.make_tables.main(["--runs", str(RECORDED), "--out", str(tmp_path)]) == 0
     assert analysis.check_claims.main(["--runs", str(RECORDED), "--out", str(tmp_path)]) == 0
-    if (RECORDED / "frontier").exists():  # being recorded
-        assert analysis.frontier.main(["--runs", str(RECORDED), "--sweep", "frontier", "--out", str(tmp_path)]) == 0
+    assert analysis.frontier.main(["--runs", str(RECORDED), "--sweep", "frontier", "--out", str(tmp_path)]) == 0
     capsys.readouterr()
     made = {file.name: file.read_text() for file in tmp_path.iterdir() if file.suffix != ".png"}
     assert set(made) == {file.name for file in TABLES.iterdir() if file.suffix != ".png"}
