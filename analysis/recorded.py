@@ -141,12 +141,15 @@ def without_paths(tree: Any, renamed: Mapping[str, str]) -> Any:
 def without_messages(tree: Any) -> Any:
     """A copy in which what failed is told by its exceptions alone: their messages name files and hosts."""
     if isinstance(tree, Mapping):
-        return {key: _exceptions(value) if key == "failed" else without_messages(value) for key, value in tree.items()}
+        return {key: _of_failed(value) if key == "failed" else without_messages(value) for key, value in tree.items()}
     return [without_messages(item) for item in tree] if isinstance(tree, list | tuple) else tree
 
 
-def _exceptions(text: Any) -> str:
-    kinds = dict.fromkeys(re.findall(r"\b[A-Z]\w*(?:Error|Exception|Interrupt)\b", str(text)))
+def _of_failed(found: Any) -> Any:
+    """How many have failed is kept; of a message, the exceptions."""
+    if isinstance(found, int):
+        return found
+    kinds = dict.fromkeys(re.findall(r"\b[A-Z]\w*(?:Error|Exception|Interrupt)\b", str(found)))
     return ", ".join(kinds) or "failed"
 
 

@@ -15,7 +15,7 @@ import analysis.commands
 import analysis.make_tables
 from analysis.measured import load_runs
 from analysis.record import main
-from analysis.recorded import refuse_paths
+from analysis.recorded import refuse_paths, without_messages
 from genxai.errors import GenxaiError
 from genxai.files import append_jsonl
 
@@ -328,6 +328,11 @@ def test_failures_are_recorded_by_their_exceptions_without_what_they_name(
     assert record("--partial")[0] == 0
     kept = (tmp_path / "kept" / "table2" / "selected.yaml").read_text()
     assert "failed: DataError" in kept and "bob" not in kept and "node17" not in kept
+
+
+def test_what_a_search_selected_is_kept_with_its_counts() -> None:
+    trials = {"wanted": 3, "complete": 2, "failed": 1}
+    assert without_messages({"trials": trials}) == {"trials": trials}
 
 
 @pytest.mark.parametrize("value", ["/data/x", "see /data/x", "file:///data/x", "~/x"])
