@@ -82,11 +82,12 @@ def scale_warning(configs: Sequence[Config]) -> str:
     said: dict[str, None] = {}
     for config in configs:
         flat = flatten(config.model_dump(mode="json", exclude={"origin"}))
+        shown = "comments" if config.data.is_text else "images"
         for item in paper_scale():
             if config.data.is_text and item.key in _OF_IMAGES:
                 continue
             if not matches(flat[item.key], item.paper):
-                said[item.say.format(value=plain(flat[item.key]))] = None
+                said[item.say.format(value=plain(flat[item.key]), shown=shown)] = None
     return f"NOT THE PAPER'S SCALE: {'; '.join(said)}." if said else ""
 
 

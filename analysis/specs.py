@@ -187,7 +187,10 @@ class ScaleSpec(Section):
 
     key: str
     paper: Any = Field(..., description="condition on the option, as in a row's `where`")
-    say: str = Field(..., description="what to write in the caption when it is not so; {value} is the run's")
+    say: str = Field(
+        ...,
+        description="what to write in the caption when it is not so; {value} is the run's, {shown}: images or comments",
+    )
 
 
 def load_tables(folder: Path | None = None) -> list[TableSpec]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from analysis.captions import scale_warning
 from analysis.formats import Document, Row, Table, tidy_csv
 from analysis.hyperparameters import hyperparameters
 from analysis.measured import Results, load_runs
@@ -186,6 +187,17 @@ def test_small_runs_are_labelled_in_the_caption(runs: Any) -> None:
     assert "NOT THE PAPER'S SCALE" in caption
     assert "embedded sample" in caption and "2 epochs instead of the paper's 100" in caption
     assert "at most 200 training images" in caption and "data.amplitude = 0.25" in caption
+
+
+def test_comments_are_not_called_images(runs: Any) -> None:
+    text = {
+        "data.dataset": "toxicity-davidson",
+        "data.train_limit": 200,
+        "model.fusion": "text",
+        "revise.enabled": False,
+    }
+    run = runs.add({**text, "train.generator": False})
+    assert "at most 200 training comments" in scale_warning([run.config()])
 
 
 def test_runs_at_the_papers_scale_carry_no_warning(runs: Any) -> None:
