@@ -189,7 +189,7 @@ class ScaleSpec(Section):
     paper: Any = Field(..., description="condition on the option, as in a row's `where`")
     say: str = Field(
         ...,
-        description="what to write in the caption when it is not so; {value} is the run's, {shown}: images or comments",
+        description="said when it is not so; {value}: the run's, {shown}: images or comments",
     )
 
 
