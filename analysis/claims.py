@@ -225,7 +225,8 @@ def _because(claim: ClaimSpec, groups: Sequence[Sequence[Check]]) -> list[str]:
     deciding = [group for group in groups if _agreed(check.verdict for check in group) is verdict]
     if verdict is ClaimVerdict.HOLDS:
         skipped = len(groups) - len(deciding)
-        return [f"all {len(deciding)} comparisons hold" + (f", {skipped} not checkable" if skipped else "")]
+        every = "the one comparison holds" if len(deciding) == 1 else f"all {len(deciding)} comparisons hold"
+        return [every + (f", {skipped} not checkable" if skipped else "")]
     if verdict is ClaimVerdict.MISSING:
         return list(dict.fromkeys(gap for group in deciding for check in group for gap in check.missing))
     lines = []

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,10 @@ Set the bias of generated images against their fidelity, a curve over objective.
 regulariser (Eq. 5), and write frontier.csv and frontier.png, with a panel per measure of fidelity: by default FID to
 the data as they are, which a generator without their bias cannot reach, to unbiased data, and of the objects alone.
 
-Needs runs with train.generator_metrics=true, such as those of sweeps/frontier.yaml. A point is a mean over seeds, its
-bars the sample standard deviation (ddof = 1). The star is real data: training images in the generator's place; the
-lines are what unbiased images score.
+Needs runs with train.generator_metrics=true, such as those of sweeps/frontier.yaml, with two values of lambda_bias or
+more. A point is a mean over seeds, its bars the sample standard deviation (ddof = 1). The star is what training images
+score in the generator's place (its bias: of test images like them); the dotted line what real images score that are as
+biased as those they are held against; the dashed line the bias read off unbiased images.
 """
 
 EXAMPLES = """
@@ -47,6 +48,10 @@ LAMBDA = "objective.lambda_bias"
 #: what a curve is named after, if curves differ in nothing else
 REFERENCE = ("objective.bias_reference", "objective.bias_conditional")
 FIDELITIES = ("fid", "fid_unbiased", "fid_object")
+#: what can be asked for: distances, so that less is better in every panel
+DISTANCES = (*FIDELITIES, "kid")
+#: held against unbiased images, so that training images as they are do not reach the floor
+UNBIASED = ("fid_unbiased",)
 #: decimals on a terminal
 DIGITS = 4
 NO_MATPLOTLIB = f"no picture: matplotlib is not installed; {install('matplotlib')}"
@@ -74,7 +79,7 @@ class Fidelity:
 
     value: Sample
     floor: Sample  # training images as biased, or as free of bias, as the reference
-    copy: Sample  # training images as they are, where the reference is unbiased
+    copy: Sample  # training images as they are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     add_runs_option(parser)
     parser.add_argument("--sweep", metavar="NAME", help="only runs in RUNS/NAME (default: all that have the metrics)")
     parser.add_argument("--bias", default="cramers_v", metavar="METRIC", help="x: generator/METRIC (cramers_v)")
-    panels = f"y: generator/METRIC, a panel each ({' '.join(FIDELITIES)})"
-    parser.add_argument("--fidelity", nargs="+", default=FIDELITIES, metavar="METRIC", help=panels)
+    panels = f"y: generator/METRIC, a panel each, of {', '.join(DISTANCES)} (default: the first three)"
+    parser.add_argument("--fidelity", nargs="+", default=FIDELITIES, choices=DISTANCES, metavar="METRIC", help=panels)
     parser.add_argument("--out", type=Path, default=Path("tables"), metavar="DIR", help="folder to write to (./tables)")
     parser.add_argument("--json", action="store_true", help="print the points as JSON instead of a table")
     return parser
@@ -106,8 +111,8 @@ def _main(options: argparse.Namespace) -> int:
     if not points:
         needed = " and ".join(f"generator/{name}" for name in (options.bias, *measures))
         raise GenxaiError(
-            f"no finished run in {root} has {needed}; run launch/sweep.py frontier, or any configuration with "
-            "train.generator_metrics=true"
+            f"no finished run in {root} has {needed}, or none at two values of {LAMBDA}; run "
+            "launch/sweep.py frontier, or any configuration with train.generator_metrics=true"
         )
     files = write(points, options.bias, options.out)
     if options.json:
@@ -122,11 +127,17 @@ def _main(options: argparse.Namespace) -> int:
 
 
 def frontier(results: Results, bias: str, measures: Sequence[str]) -> list[Point]:
-    """The points by curve and lambda_bias. A curve: runs that differ in lambda_bias and the seed alone."""
+    """The points by curve and lambda_bias. A curve: runs that differ in lambda_bias and the seed alone.
+
+    A single point is no curve, and left out; and so are configurations that lack a measure.
+    """
     needed = [f"generator/{name}" for name in (bias, *measures)]
     usable = [c for c in results.reported().configurations() if all(c.sample(name).n for name in needed)]
     names = _curve_names(usable)
-    points = [_point(configuration, names[configuration.key], bias, measures) for configuration in usable]
+    weights: dict[str, set[float]] = {}
+    for each in usable:
+        weights.setdefault(names[each.key], set()).add(float(each[LAMBDA]))
+    points = [_point(each, names[each.key], bias, measures) for each in usable if len(weights[names[each.key]]) > 1]
     return sorted(points, key=lambda point: (point.curve, point.lambda_bias))
 
 
@@ -141,11 +152,16 @@ def _point(configuration: Configuration, curve: str, bias: str, measures: Sequen
         bias=sample(bias),
         bias_real=sample(f"{bias}_real"),
         bias_unbiased=sample(f"{bias}_unbiased"),
-        fidelity={name: Fidelity(*(sample(f"{name}{end}") for end in ("", "_floor", "_copy"))) for name in measures},
+        fidelity={name: _fidelity(name, sample) for name in measures},
         n_generated=sample("n_generated"),
         n_reference=sample("n_reference"),
         runs=tuple(configuration.signatures()),
     )
+
+
+def _fidelity(name: str, sample: Callable[[str], Sample]) -> Fidelity:
+    floor = sample(f"{name}_floor")
+    return Fidelity(sample(name), floor, sample(f"{name}_copy") if name in UNBIASED else floor)
 
 
 def _curve_names(configurations: Sequence[Configuration]) -> dict[str, str]:
@@ -198,7 +214,12 @@ def as_csv(points: Sequence[Point], bias: str) -> str:
             "" if value is None else f"{value:.6g}" for each in columns.values() for value in (each.mean, each.sd)
         ]
         images = (count(each) for each in (point.n_generated, point.n_reference))
-        first = (point.curve, f"{point.lambda_bias:g}", point.bias.n, point.asked)
+        first = (
+            point.curve,
+            f"{point.lambda_bias:g}",
+            min(point.bias.n, *(f.value.n for f in point.fidelity.values())),
+            point.asked,
+        )
         table.writerow([*first, *images, *numbers, " ".join(point.runs)])
     return text.getvalue()
 

@@ -147,9 +147,9 @@ def without_messages(tree: Any) -> Any:
 
 def _of_failed(found: Any) -> Any:
     """How many have failed is kept; of a message, the exceptions."""
-    if isinstance(found, int):
-        return found
-    kinds = dict.fromkeys(re.findall(r"\b[A-Z]\w*(?:Error|Exception|Interrupt)\b", str(found)))
+    if not isinstance(found, str):
+        return without_messages(found)
+    kinds = dict.fromkeys(re.findall(r"\b[A-Z]\w*(?:Error|Exception|Interrupt)\b", found))
     return ", ".join(kinds) or "failed"
 
 

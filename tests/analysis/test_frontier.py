@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def test_a_curve_joins_runs_that_differ_in_lambda_bias_alone_and_a_point_is_a_me
 
 
 def test_what_else_differs_is_named_and_never_averaged_over(swept):
-    add(swept, 0.0, [0.5], [9.0], data__rho=0.9)
+    for weight in (0.0, 1.0):
+        add(swept, weight, [0.5], [9.0], data__rho=0.9)
     points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
     assert {p.curve for p in points} == {
         "balanced, per class, rho = 0.9",
@@ -86,6 +88,45 @@ def test_runs_without_the_metrics_unfinished_ones_and_those_that_only_chose_some
     assert {p.lambda_bias for p in points} == {0.0, 10.0}
 
 
+def test_a_single_point_is_no_curve(swept):
+    add(swept, 0.1, [0.5], [9.0], data__rho=0.9)
+    assert {p.curve for p in frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)} == {
+        "balanced, per class, rho = 0.98",
+        "data, per class, rho = 0.98",
+    }
+
+
+def test_what_real_images_score_is_shown_only_where_all_points_are_of_the_same_data(swept):
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
+    other = replace(points[0], bias_real=points[0].bias, bias_unbiased=points[0].bias)
+    draw_panel(axes, [*points, other], "fid")
+    assert {line.get_label() for line in axes.lines if not line.get_label().startswith("_")} == {
+        "real images, as biased as the reference"
+    }
+
+
+def test_distances_at_or_below_zero_are_drawn_on_a_linear_axis(swept):
+    from matplotlib.figure import Figure
+
+    points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
+    for below_zero, scale in ((False, "log"), (True, "linear")):
+        axes = Figure().add_subplot()
+        fidelity = points[0].fidelity["fid"]
+        floor = replace(fidelity.floor, values=(-0.1,)) if below_zero else fidelity.floor
+        shown = [replace(p, fidelity={"fid": replace(p.fidelity["fid"], floor=floor)}) for p in points]
+        draw_panel(axes, shown, "fid")
+        assert axes.get_yscale() == scale
+
+
+def test_only_distances_can_be_asked_for(swept, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        frontier.main(["--runs", str(swept.path), "--out", str(tmp_path), "--fidelity", "precision_object"])
+    assert stopped.value.code == 2 and "fid_unbiased" in capsys.readouterr().err
+
+
 def test_the_command_writes_data_and_a_picture(swept, tmp_path, capsys):
     assert frontier.main(["--runs", str(swept.path), "--out", str(tmp_path / "out"), "--sweep", "frontier"]) == 0
     rows = list(csv.DictReader((tmp_path / "out" / "frontier.csv").open()))
@@ -96,7 +137,7 @@ def test_the_command_writes_data_and_a_picture(swept, tmp_path, capsys):
         "3",
     )
     assert float(rows[1]["cramers_v_mean"]) == pytest.approx(0.3) and rows[2]["fid_sd"] == ""
-    assert float(rows[1]["fid_unbiased_mean"]) == pytest.approx(64.0) and rows[1]["fid_copy_mean"] == ""
+    assert float(rows[1]["fid_unbiased_mean"]) == pytest.approx(64.0) and rows[1]["fid_copy_mean"] == "0.5"
     assert float(rows[1]["fid_floor_mean"]) == 0.5 and float(rows[1]["fid_unbiased_copy_mean"]) == 0.75
     assert len(rows[1]["runs"].split()) == 2
     picture = (tmp_path / "out" / "frontier.png").read_bytes()
@@ -114,7 +155,7 @@ def test_the_picture_shows_what_real_data_score_with_their_bias_and_without(swep
     points = frontier.frontier(load_runs(swept.path), "cramers_v", BOTH)
     draw_panel(axes, points, measure)
     lines = {line.get_label(): line for line in axes.lines}
-    assert list(lines["real against real"].get_ydata()) == [floor, floor]
+    assert list(lines["real images, as biased as the reference"].get_ydata()) == [floor, floor]
     assert lines["bias read off unbiased images"].get_xdata()[0] == 0.0
     images = lines["training images"]
     assert (images.get_xdata()[0], images.get_ydata()[0]) == (pytest.approx(0.97), copied)
@@ -153,4 +194,5 @@ def test_the_sweep_asks_for_what_the_command_reads():
     sweep = load_sweep(Path(__file__).parents[2] / "sweeps" / "frontier.yaml")
     assert sweep.base.train.generator_metrics and sweep.base.train.generator
     assert sweep.rows is not None and not sweep.rows.questions
+    assert len(sweep.rows.cases) == 9 and len(sweep.definition.seeds) == 3
     assert [case.row for case in sweep.rows.cases].count("per_class_balanced") == 5
