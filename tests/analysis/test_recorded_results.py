@@ -20,6 +20,12 @@ from launch.sweepdir import SweepDir
 REPOSITORY = Path(__file__).parents[2]
 TABLES = RECORDED / "tables"
 RECORDS = sorted(RECORDED.glob(f"*/{RUNS_FILE}"))
+RESULTS = "docs/results.md"
+#: of the recorded tables: the setting of sweeps/paper-like.yaml
+PAPER_LIKE = "table2-mnist-full-rho0.1-a"
+FRONTIER = (
+    "| R_bias | lambda_bias | V (%) | asked for (%) | FID | FID, unbiased | FID, object | Eq. 6 of textures (points) |"
+)
 #: what README's tables of Table 2 show of either data set: part of the table, column
 SHOWN = (("a", "accuracy"), ("b", "unbiased_accuracy"), ("b", "conflict_accuracy"), ("a", "iou_area_matched"))
 
@@ -65,9 +71,9 @@ def cells_of(table: str) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(row["table"], row["row"], row["column"]): row for row in csv.DictReader(file) if not row["seed"]}
 
 
-def shown_below(header: str) -> list[str]:
-    """The rows of README's table that begins so."""
-    _, _, rest = (REPOSITORY / "README.md").read_text().partition(header)
+def shown_below(page: str, header: str) -> list[str]:
+    """The rows of the page's table that begins so."""
+    _, _, rest = (REPOSITORY / page).read_text().partition(f"{header}\n")
     return rest.strip("\n").split("\n\n")[0].splitlines()[1:]  # below the line of dashes
 
 
@@ -83,11 +89,10 @@ def test_the_tables_of_the_readme_are_those_of_the_records(setting: str) -> None
     for model in [row for (table, _, column), row in cells.items() if (table, column) == first and row["mean"]]:
         found = [cells[table, model["row"], column] for table, column in columns]
         lines.append(f"| {' | '.join([model['label'], model['paper'], *map(short, found)])} |")
-    shown = shown_below(f"| {HEADERS[setting]} |\n")
-    assert len(lines) > 3 and shown == lines, "README's table should be:\n" + "\n".join(lines)
+    assert len(lines) > 3 and shown_below("README.md", f"| {HEADERS[setting]} |") == lines, "\n".join(lines)
 
 
-def test_the_readmes_table_over_rho_is_that_of_the_records() -> None:
+def test_the_table_over_rho_is_that_of_the_records() -> None:
     cells, lines = cells_of("rho"), []
     for dataset, name in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
         for row, label in (("cross", "cross-modal attention"), ("full", "ours")):
@@ -95,7 +100,49 @@ def test_the_readmes_table_over_rho_is_that_of_the_records() -> None:
                 (f"rho-{dataset}-full", f"{row}_{rho}", "unbiased_accuracy") for rho in ("010", "090", "098", "100")
             ]
             lines.append(f"| {name}, {label} | {' | '.join(short(cells[key]) for key in keys)} |")
-    assert shown_below("| | 0.1 | 0.9 | 0.98 | 1 |\n") == lines, "README's table should be:\n" + "\n".join(lines)
+    assert shown_below(RESULTS, "| | 0.1 | 0.9 | 0.98 | 1 |") == lines, "\n".join(lines)
+
+
+def test_the_table_of_the_methods_parts_is_that_of_the_records() -> None:
+    cells, column = cells_of("table3"), "unbiased_accuracy"
+    mnist, fashion = (f"table3-{dataset}-full-rho0.98-b" for dataset in ("mnist", "fashion-mnist"))
+    rows = [row for (table, row, name) in cells if (table, name) == (mnist, column)]
+    lines = [
+        f"| {cells[mnist, row, column]['label']} | {short(cells[mnist, row, column])} | "
+        f"{short(cells[fashion, row, column])} |"
+        for row in rows
+        if cells[mnist, row, column]["mean"]
+    ]
+    assert len(lines) > 10
+    assert shown_below(RESULTS, "| unbiased accuracy | MNIST | Fashion-MNIST |") == lines, "\n".join(lines)
+
+
+def test_the_table_under_captions_like_the_papers_is_that_of_the_records() -> None:
+    cells = cells_of("table2")
+    found = [cell for (table, _, column), cell in cells.items() if (table, column) == (PAPER_LIKE, "accuracy")]
+    lines = [f"| {cell['label']} | {cell['paper']} | {short(cell)} |" for cell in found if cell["mean"]]
+    assert len(lines) == 6 and shown_below(RESULTS, "| | paper | measured |") == lines, "\n".join(lines)
+
+
+def test_the_table_of_the_frontier_is_that_of_the_records() -> None:
+    """Cramér's V in percent and the three distances; conditional accuracy and Eq. 6 are of the generator's table."""
+    with (TABLES / "frontier.csv").open() as file:
+        points = list(csv.DictReader(file))
+    shown = [line.strip("| ").split(" | ") for line in shown_below(RESULTS, FRONTIER)]
+    cells = [cell for (_, row, _), cell in cells_of("generator").items() if row.startswith("by_lambda")]
+    assert len(shown) == len(points) == 9
+    for line, point in zip(shown, points, strict=True):
+        values = [of_csv(point, name, scale) for name, scale in (("cramers_v", 100), ("fid", 1))]
+        values += [of_csv(point, name, 1) for name in ("fid_unbiased", "fid_object")]
+        assert [line[0], line[1], line[2], *line[4:7]] == [point["curve"], point["lambda_bias"], *values]
+        runs = point["runs"]
+        own = {cell["column"]: short(cell) for cell in cells if cell["signatures"] == runs}
+        assert [line[3], line[7]] == [own["conditional_accuracy"], own["delta_fair"]]
+
+
+def of_csv(point: dict[str, str], name: str, scale: float) -> str:
+    """`90.1 ± 1.2` of a line of frontier.csv."""
+    return f"{scale * float(point[f'{name}_mean']):.1f} ± {scale * float(point[f'{name}_sd']):.1f}"
 
 
 def short(cell: dict[str, str]) -> str:
