@@ -26,6 +26,16 @@ PAPER_LIKE = "table2-mnist-full-rho0.1-a"
 FRONTIER = (
     "| R_bias | lambda_bias | V (%) | asked for (%) | FID | FID, unbiased | FID, object | Eq. 6 of textures (points) |"
 )
+#: of docs/toxicity.md
+TOXIC_HEADER = (
+    "| encoder, comments | lambda_a | accuracy (%) | AUROC (%) | share of identity terms (%) | bias score (%) "
+    "| BPSN AUC, least (%) | false-positive gap (points) |"
+)
+TOXIC = {
+    "small Transformer, 8,000 of Davidson's tweets": "toxicity-toxicity-davidson-full-rho0.98",
+    "pretrained MiniLM, Surge's comments": "toxicity-toxicity-surge-embedded-rho0.98",
+}
+TOXIC_COLUMNS = ("accuracy", "auroc", "identity_share", "bias_score", "bpsn_auc", "false_positive_gap")
 #: what README's tables of Table 2 show of either data set: part of the table, column
 SHOWN = (("a", "accuracy"), ("b", "unbiased_accuracy"), ("b", "conflict_accuracy"), ("a", "iou_area_matched"))
 
@@ -138,6 +148,16 @@ def test_the_table_of_the_frontier_is_that_of_the_records() -> None:
         runs = point["runs"]
         own = {cell["column"]: short(cell) for cell in cells if cell["signatures"] == runs}
         assert [line[3], line[7]] == [own["conditional_accuracy"], own["delta_fair"]]
+
+
+def test_the_table_of_toxic_text_is_that_of_the_records() -> None:
+    cells, lines = cells_of("toxicity"), []
+    for name, table in TOXIC.items():
+        for weight in (0, 5, 50):
+            row = [(table, f"by_lambda-{1 + [0, 5, 50].index(weight)}", column) for column in TOXIC_COLUMNS]
+            assert cells[row[0]]["label"].endswith(f"lambda_attribution = {weight}")
+            lines.append(f"| {name} | {weight} | {' | '.join(short(cells[key]) for key in row)} |")
+    assert shown_below("docs/toxicity.md", TOXIC_HEADER) == lines, "\n".join(lines)
 
 
 def of_csv(point: dict[str, str], name: str, scale: float) -> str:
